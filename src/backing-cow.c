@@ -1,0 +1,570 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Copy-on-write bytes: an overlay of private pages over a base.
+ *
+ * The overlay is one file of the store. A private page lies in it at the page's own offset; which
+ * pages are private is the page map, kept in memory and, for a later worker, as a bitmap in the same
+ * file at MAP_OFFSET, beyond all data. A page that is in the map is never looked up in the base again;
+ * a hole of the overlay where the map has the page reads as zeros, which is how holes are punched.
+ *
+ * What shows of the base ends at `base_limit`, in bytes: truncating lowers it for good, so that what
+ * is cut off never comes back when the view grows again. Invariants, under the lock:
+ *  - base_limit <= size;
+ *  - no page that begins at or after size is in the map;
+ *  - bytes of a private page at or after size are zero.
+ *
+ * Order, for a death in between: bytes before map, map before reply. A write that was not answered may
+ * be missing or done; one that was answered is there. When a view is cut, size and base_limit go
+ * first: whatever of the map is left beyond size then is dropped by whoever opens the registry next.
+ *
+ * The lock is held across system calls on the overlay, which is memory, and never across reads of the
+ * base, which may be a disk. So a page is read from the base first, and used under the lock only if
+ * nobody made it private meanwhile.
+ */
+#include "backing.h"
+
+#include "page-map.h"
+#include "util.h"
+
+#include <string.h>
+
+#define MAP_OFFSET ((off_t)1 << 62)
+
+typedef struct {
+    SfsBacking base_class;
+    SfsStore *store;
+    SfsBacking *base; /* NULL: zeros */
+    SfsViewRec *rec;
+
+    GMutex lock;           /* protects all below, and the record's sizes and times */
+    SfsStoreFile *overlay; /* NULL until something is private */
+    SfsPageMap *map;
+} CowBacking;
+
+static CowBacking *
+cow(SfsBacking *backing)
+{
+    return (CowBacking *)backing;
+}
+
+static uint64_t
+page_of(off_t offset)
+{
+    return (uint64_t)offset >> SFS_PAGE_SHIFT;
+}
+
+static off_t
+start_of(uint64_t page)
+{
+    return (off_t)(page << SFS_PAGE_SHIFT);
+}
+
+static uint64_t
+pages_covering(off_t end)
+{
+    return sfs_page_round_up((uint64_t)end) >> SFS_PAGE_SHIFT;
+}
+
+static void
+modified(CowBacking *self)
+{
+    sfs_time_set(&self->rec->mtime, sfs_now());
+    self->rec->ctime = self->rec->mtime;
+}
+
+/* --- the overlay, lock held ------------------------------------------------------------------- */
+
+static int
+need_overlay(CowBacking *self)
+{
+    int r = 0;
+
+    if (self->overlay == NULL) {
+        r = sfs_store_file_new(self->store, SFS_STORE_OVERLAY, &self->overlay);
+        if (r == 0)
+            self->rec->fd_slot = sfs_store_file_slot(self->overlay);
+    }
+    return r;
+}
+
+/* Copies the map's bits of [first, end) into the overlay. The map is bookkeeping, so the limit does
+ * not refuse it: the page it tells of was accepted already. */
+static void
+keep_map(CowBacking *self, uint64_t first, uint64_t end)
+{
+    static const uint8_t nothing[SFS_MAP_LEAF_BYTES];
+
+    while (first < end) {
+        uint64_t leaf_first = first / SFS_MAP_LEAF_PAGES * SFS_MAP_LEAF_PAGES;
+        uint64_t stop = MIN(end, leaf_first + SFS_MAP_LEAF_PAGES);
+        const uint8_t *leaf = sfs_page_map_leaf(self->map, first);
+        size_t from = (size_t)(first - leaf_first) / 8;
+        size_t to = (size_t)(stop - leaf_first + 7) / 8;
+
+        sfs_store_file_write(self->overlay, (leaf != NULL ? leaf : nothing) + from, to - from,
+                             MAP_OFFSET + (off_t)(leaf_first / 8 + from), true);
+        first = stop;
+    }
+}
+
+static void
+make_private(CowBacking *self, uint64_t first, uint64_t end)
+{
+    bool already;
+
+    if (sfs_page_map_run(self->map, first, end, &already) == end && already)
+        return;
+    sfs_page_map_add(self->map, first, end);
+    keep_map(self, first, end);
+}
+
+static void
+grow_to(CowBacking *self, off_t end)
+{
+    if ((uint64_t)end > self->rec->size)
+        atomic_store(&self->rec->size, (uint64_t)end);
+}
+
+/* --- reading ---------------------------------------------------------------------------------- */
+
+/* Reads what shows of the base below @limit, and zeros for the rest. */
+static int
+read_base(CowBacking *self, uint64_t limit, char *buf, size_t size, off_t offset)
+{
+    size_t n = 0;
+
+    if (self->base != NULL && (uint64_t)offset < limit) {
+        ssize_t got = self->base->ops->read(self->base, buf,
+                                            (size_t)MIN((uint64_t)size, limit - (uint64_t)offset),
+                                            offset);
+
+        if (got < 0)
+            return (int)got;
+        n = (size_t)got;
+    }
+    memset(buf + n, 0, size - n);
+    return 0;
+}
+
+static int
+read_overlay(int fd, char *buf, size_t size, off_t offset)
+{
+    ssize_t n = sfs_pread_full(fd, buf, size, offset);
+
+    if (n < 0)
+        return (int)n;
+    memset(buf + n, 0, size - (size_t)n);
+    return 0;
+}
+
+static ssize_t
+cow_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
+{
+    CowBacking *self = cow(backing);
+    uint64_t end = atomic_load(&self->rec->size);
+    size_t done = 0;
+
+    if ((uint64_t)offset >= end)
+        return 0;
+    size = (size_t)MIN((uint64_t)size, end - (uint64_t)offset);
+    while (done < size) {
+        off_t at = offset + (off_t)done;
+        uint64_t run_end, limit;
+        bool is_private;
+        size_t n;
+        int fd, r;
+
+        g_mutex_lock(&self->lock);
+        run_end = sfs_page_map_run(self->map, page_of(at), pages_covering(offset + (off_t)size),
+                                   &is_private);
+        limit = self->rec->base_limit;
+        fd = self->overlay != NULL ? sfs_store_file_fd(self->overlay) : -1;
+        g_mutex_unlock(&self->lock);
+        n = MIN(size - done, (size_t)(start_of(run_end) - at));
+        r = is_private ? read_overlay(fd, (char *)buf + done, n, at)
+                       : read_base(self, limit, (char *)buf + done, n, at);
+        if (r < 0)
+            return r;
+        done += n;
+    }
+    return (ssize_t)done;
+}
+
+/* --- writing ---------------------------------------------------------------------------------- */
+
+/* Writes within one page, completing it from the base where it is not private yet. 0 or a negative
+ * errno: all of it or nothing. */
+static int
+write_in_page(CowBacking *self, const char *buf, size_t size, off_t offset, bool force)
+{
+    uint64_t number = page_of(offset);
+    size_t in_page = (size_t)offset % SFS_PAGE_SIZE;
+    char page[SFS_PAGE_SIZE];
+    bool have_page = false;
+    ssize_t n;
+    int r = 0;
+
+    g_mutex_lock(&self->lock);
+    while (!sfs_page_map_has(self->map, number) && !have_page) {
+        uint64_t limit = self->rec->base_limit;
+
+        g_mutex_unlock(&self->lock);
+        r = read_base(self, limit, page, sizeof page, start_of(number));
+        if (r < 0)
+            return r;
+        g_mutex_lock(&self->lock);
+        /* Cut meanwhile: what was read may show what is gone. */
+        have_page = limit == self->rec->base_limit;
+    }
+    r = need_overlay(self);
+    if (r == 0 && sfs_page_map_has(self->map, number)) {
+        n = sfs_store_file_write(self->overlay, buf, size, offset, force);
+        r = n < 0 ? (int)n : 0;
+    } else if (r == 0) {
+        memcpy(page + in_page, buf, size);
+        n = sfs_store_file_write(self->overlay, page, sizeof page, start_of(number), force);
+        r = n < 0 ? (int)n : 0;
+        if (r == 0)
+            make_private(self, number, number + 1);
+    }
+    if (r == 0) {
+        grow_to(self, offset + (off_t)size);
+        modified(self);
+    }
+    g_mutex_unlock(&self->lock);
+    return r;
+}
+
+/* Writes whole pages; how many bytes of them (whole pages again), or a negative errno. */
+static ssize_t
+write_pages(CowBacking *self, const char *buf, size_t size, off_t offset, bool force)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+    ssize_t n;
+    int r = need_overlay(self);
+
+    if (r < 0)
+        return r;
+    n = sfs_store_file_write(self->overlay, buf, size, offset, force);
+    if (n < 0)
+        return n;
+    n -= n % SFS_PAGE_SIZE;
+    if (n == 0)
+        return -ENOSPC;
+    make_private(self, page_of(offset), page_of(offset + n));
+    grow_to(self, offset + n);
+    modified(self);
+    return n;
+}
+
+static ssize_t
+cow_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, bool writeback)
+{
+    CowBacking *self = cow(backing);
+    size_t done = 0;
+
+    if (offset >= MAP_OFFSET || (off_t)size > MAP_OFFSET - offset)
+        return -EFBIG;
+    while (done < size) {
+        const char *from = (const char *)buf + done;
+        off_t at = offset + (off_t)done;
+        size_t rest = size - done;
+        size_t in_page = (size_t)at % SFS_PAGE_SIZE;
+        ssize_t n;
+
+        if (in_page == 0 && rest >= SFS_PAGE_SIZE) {
+            n = write_pages(self, from, rest - rest % SFS_PAGE_SIZE, at, writeback);
+        } else {
+            size_t part = MIN(rest, SFS_PAGE_SIZE - in_page);
+            int r = write_in_page(self, from, part, at, writeback);
+
+            n = r < 0 ? r : (ssize_t)part;
+        }
+        if (n < 0)
+            return done > 0 ? (ssize_t)done : n;
+        done += (size_t)n;
+    }
+    return (ssize_t)done;
+}
+
+/* --- sizes and holes -------------------------------------------------------------------------- */
+
+/* Zeros from @from to the end of its page, if that page is private. Lock held. */
+static int
+clear_rest_of_page(CowBacking *self, off_t from)
+{
+    static const char zeros[SFS_PAGE_SIZE];
+    size_t in_page = (size_t)from % SFS_PAGE_SIZE;
+    ssize_t n;
+
+    if (in_page == 0 || !sfs_page_map_has(self->map, page_of(from)))
+        return 0;
+    n = sfs_store_file_write(self->overlay, zeros, SFS_PAGE_SIZE - in_page, from, true);
+    return n < 0 ? (int)n : 0;
+}
+
+static int
+cow_truncate(SfsBacking *backing, off_t size)
+{
+    CowBacking *self = cow(backing);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+    uint64_t old = self->rec->size;
+    int r;
+
+    if (size > MAP_OFFSET)
+        return -EFBIG;
+    if ((uint64_t)size < old) {
+        uint64_t first = pages_covering(size), end = pages_covering((off_t)old);
+
+        r = clear_rest_of_page(self, size);
+        if (r < 0)
+            return r;
+        if (self->rec->base_limit > (uint64_t)size)
+            atomic_store(&self->rec->base_limit, (uint64_t)size);
+        atomic_store(&self->rec->size, (uint64_t)size);
+        if (self->overlay != NULL && first < end) {
+            sfs_page_map_remove(self->map, first, end);
+            sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                    start_of(first), start_of(end - first));
+            /* The map beyond: first the byte in which the cut lies, then the rest as a hole. */
+            keep_map(self, first, first + 1);
+            sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                    MAP_OFFSET + (off_t)(first / 8 + 1), (off_t)(end / 8 + 1));
+        }
+    } else {
+        atomic_store(&self->rec->size, (uint64_t)size);
+    }
+    modified(self);
+    return 0;
+}
+
+/* Makes whole pages read as zeros without holding memory. */
+static int
+punch_pages(CowBacking *self, uint64_t first, uint64_t end)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+    uint64_t shown = pages_covering((off_t)self->rec->base_limit);
+    uint64_t hide_end = MIN(end, MAX(shown, first));
+    int r = need_overlay(self);
+
+    if (r == 0)
+        r = sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                    start_of(first), start_of(end - first));
+    if (r < 0)
+        return r;
+    /* Only where the base would show must the map say otherwise. */
+    make_private(self, first, hide_end);
+    if (hide_end < end) {
+        sfs_page_map_remove(self->map, hide_end, end);
+        keep_map(self, hide_end, end);
+    }
+    modified(self);
+    return 0;
+}
+
+static int
+write_zeros(CowBacking *self, off_t from, off_t end)
+{
+    static const char zeros[SFS_PAGE_SIZE];
+
+    return from < end ? write_in_page(self, zeros, (size_t)(end - from), from, false) : 0;
+}
+
+/* Makes [offset, end) read as zeros; does not change the size. */
+static int
+punch(CowBacking *self, off_t offset, off_t end)
+{
+    off_t size = (off_t)atomic_load(&self->rec->size);
+    off_t first, last, head_end;
+    int r;
+
+    end = MIN(end, size);
+    if (offset >= end)
+        return 0;
+    first = start_of(pages_covering(offset));
+    /* What follows the last byte of the file within its page is zero already. */
+    last = start_of(end == size ? pages_covering(end) : page_of(end));
+    head_end = MIN(first, end);
+    r = write_zeros(self, offset, head_end);
+    if (r == 0 && first < last)
+        r = punch_pages(self, page_of(first), page_of(last));
+    if (r == 0)
+        r = write_zeros(self, MAX(last, head_end), end);
+    return r;
+}
+
+static int
+cow_allocate(SfsBacking *backing, int mode, off_t offset, off_t length)
+{
+    CowBacking *self = cow(backing);
+    off_t end;
+    int r = 0;
+
+    if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))
+        return -EOPNOTSUPP;
+    if (offset >= MAP_OFFSET || length > MAP_OFFSET - offset)
+        return -EFBIG;
+    end = offset + length;
+    if (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) {
+        r = punch(self, offset, end);
+    } else {
+        g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+
+        /* The room is taken now, so that no later write can fail for want of it; the pages become
+         * private when they are written. */
+        r = need_overlay(self);
+        if (r == 0)
+            r = sfs_store_file_allocate(self->overlay, FALLOC_FL_KEEP_SIZE, offset, length);
+    }
+    if (r == 0 && !(mode & FALLOC_FL_KEEP_SIZE)) {
+        g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+
+        grow_to(self, end);
+        modified(self);
+    }
+    return r;
+}
+
+/* End of the data, or of the hole, that @at lies in, within a run of pages alike that ends at @end:
+ * *@data tells which it is. */
+static off_t
+extent(CowBacking *self, bool is_private, uint64_t limit, off_t at, off_t end, bool *data)
+{
+    off_t next, hole;
+
+    if (!is_private) {
+        if (self->base == NULL || (uint64_t)at >= limit) {
+            *data = false;
+            return end;
+        }
+        end = MIN(end, (off_t)limit);
+    }
+    next = is_private ? lseek(sfs_store_file_fd(self->overlay), at, SEEK_DATA)
+                      : self->base->ops->seek(self->base, at, SEEK_DATA);
+    if (next < 0 || next > at) {
+        *data = false;
+        return next < 0 ? end : MIN(next, end);
+    }
+    *data = true;
+    hole = is_private ? lseek(sfs_store_file_fd(self->overlay), at, SEEK_HOLE)
+                      : self->base->ops->seek(self->base, at, SEEK_HOLE);
+    return hole < 0 ? end : MIN(hole, end);
+}
+
+static off_t
+cow_seek(SfsBacking *backing, off_t offset, int whence)
+{
+    CowBacking *self = cow(backing);
+    off_t size = (off_t)atomic_load(&self->rec->size);
+    off_t at = offset;
+
+    if (offset < 0 || offset >= size)
+        return -ENXIO;
+    while (at < size) {
+        uint64_t run_end, limit;
+        bool is_private, data;
+        off_t end;
+
+        g_mutex_lock(&self->lock);
+        run_end = sfs_page_map_run(self->map, page_of(at), pages_covering(size), &is_private);
+        limit = self->rec->base_limit;
+        g_mutex_unlock(&self->lock);
+        end = extent(self, is_private, limit, at, MIN(start_of(run_end), size), &data);
+        if (data == (whence == SEEK_DATA))
+            return at;
+        at = end;
+    }
+    return whence == SEEK_HOLE ? size : -ENXIO;
+}
+
+/* --- the rest --------------------------------------------------------------------------------- */
+
+static int
+cow_stat(SfsBacking *backing, struct stat *st)
+{
+    CowBacking *self = cow(backing);
+    struct stat base = { 0 };
+    uint64_t private;
+
+    if (self->base != NULL)
+        self->base->ops->stat(self->base, &base);
+    g_mutex_lock(&self->lock);
+    private = sfs_page_map_count(self->map) * (SFS_PAGE_SIZE / 512);
+    st->st_size = (off_t)self->rec->size;
+    st->st_atim = sfs_time_get(&self->rec->atime);
+    st->st_mtim = sfs_time_get(&self->rec->mtime);
+    st->st_ctim = sfs_time_get(&self->rec->ctime);
+    g_mutex_unlock(&self->lock);
+    /* As a shared extent counts on file systems that share them: what shows of the base is not free,
+     * or programs would take the view for one large hole. */
+    st->st_blocks = (blkcnt_t)MIN(MAX((uint64_t)base.st_blocks, private),
+                                  sfs_page_round_up((uint64_t)st->st_size) / 512);
+    return 0;
+}
+
+static int
+cow_set_times(SfsBacking *backing, const struct timespec times[2])
+{
+    CowBacking *self = cow(backing);
+    SfsTime *fields[2] = { &self->rec->atime, &self->rec->mtime };
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+
+    for (int i = 0; i < 2; i++) {
+        if (times[i].tv_nsec == UTIME_NOW)
+            sfs_time_set(fields[i], sfs_now());
+        else if (times[i].tv_nsec != UTIME_OMIT)
+            sfs_time_set(fields[i], times[i]);
+    }
+    sfs_time_set(&self->rec->ctime, sfs_now());
+    return 0;
+}
+
+static void
+cow_free(SfsBacking *backing)
+{
+    CowBacking *self = cow(backing);
+
+    if (self->overlay != NULL)
+        sfs_store_file_free(self->overlay);
+    sfs_backing_unref(self->base);
+    sfs_page_map_free(self->map);
+    g_mutex_clear(&self->lock);
+    g_free(self);
+}
+
+static const SfsBackingOps cow_ops = {
+    .kind = "cow",
+    .stat = cow_stat,
+    .read = cow_read,
+    .write = cow_write,
+    .truncate = cow_truncate,
+    .allocate = cow_allocate,
+    .seek = cow_seek,
+    .sync = NULL,
+    .set_times = cow_set_times,
+    .data_fd = NULL,
+    .free = cow_free,
+};
+
+SfsBacking *
+sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsViewRec *rec)
+{
+    CowBacking *self = g_new0(CowBacking, 1);
+
+    sfs_backing_init(&self->base_class, &cow_ops);
+    g_mutex_init(&self->lock);
+    self->store = store;
+    self->base = sfs_backing_ref(base);
+    self->rec = rec;
+    self->map = sfs_page_map_new();
+    return &self->base_class;
+}
+
+uint64_t
+sfs_backing_cow_private(SfsBacking *backing)
+{
+    CowBacking *self = cow(backing);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+
+    return sfs_page_map_count(self->map) * SFS_PAGE_SIZE;
+}

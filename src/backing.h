@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Where the bytes of an open file are: one ops struct that every kind implements. The rooms above
+ * (section.c) decide what may be done; a backing only does it.
+ *
+ *   page   a file of the store                          backing-page.c
+ *   file   a real file                                  backing-file.c
+ *   cow    private pages over another backing           backing-cow.c
+ *
+ * A backing is reference-counted: a section holds one reference for as long as it has bytes, each
+ * view over it one, each operation in flight one. All hooks are thread-safe and may be called
+ * concurrently on one backing; they return a negative errno on failure and never log. No hook calls
+ * back into the rooms above.
+ */
+#pragma once
+
+#include "common.h"
+#include "store.h"
+
+typedef struct SfsBacking SfsBacking;
+
+typedef struct {
+    const char *kind; /* "page", "file", "cow" */
+
+    /* Fills st_size, st_blocks, st_atim, st_mtim and st_ctim with what is true now; leaves the other
+     * members alone. Required. */
+    int (*stat)(SfsBacking *backing, struct stat *st);
+
+    /* As pread(2): the bytes read, short only at the end of the file. Required. */
+    ssize_t (*read)(SfsBacking *backing, void *buf, size_t size, off_t offset);
+
+    /* As pwrite(2): bytes written, > 0 unless @size is 0. @writeback: the bytes are those of a mapped
+     * page and were stored to already, so the store's limit must not refuse them. Required. */
+    ssize_t (*write)(SfsBacking *backing, const void *buf, size_t size, off_t offset,
+                     bool writeback);
+
+    /* As ftruncate(2). Required. */
+    int (*truncate)(SfsBacking *backing, off_t size);
+
+    /* As fallocate(2), with the modes of it that FUSE carries (KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE);
+     * -EOPNOTSUPP for a mode that it cannot do. Required. */
+    int (*allocate)(SfsBacking *backing, int mode, off_t offset, off_t length);
+
+    /* As lseek(2) with SEEK_DATA or SEEK_HOLE: the offset found, or -ENXIO. Required. */
+    off_t (*seek)(SfsBacking *backing, off_t offset, int whence);
+
+    /* As fsync(2), or fdatasync(2) with @data_only. NULL: nothing is ever unwritten. */
+    int (*sync)(SfsBacking *backing, bool data_only);
+
+    /* As futimens(2): two times, tv_nsec UTIME_OMIT and UTIME_NOW included. Required. */
+    int (*set_times)(SfsBacking *backing, const struct timespec times[2]);
+
+    /* The descriptor whose bytes are this backing's, at the same offsets, for as long as it lives:
+     * the one for passthrough and splicing. NULL: there is none such. */
+    int (*data_fd)(SfsBacking *backing);
+
+    /* Releases all; called once, by the last sfs_backing_unref(). Required. */
+    void (*free)(SfsBacking *backing);
+} SfsBackingOps;
+
+struct SfsBacking {
+    const SfsBackingOps *ops;
+    gatomicrefcount refs;
+};
+
+static inline void
+sfs_backing_init(SfsBacking *backing, const SfsBackingOps *ops)
+{
+    backing->ops = ops;
+    g_atomic_ref_count_init(&backing->refs);
+}
+
+static inline SfsBacking *
+sfs_backing_ref(SfsBacking *backing)
+{
+    if (backing != NULL)
+        g_atomic_ref_count_inc(&backing->refs);
+    return backing;
+}
+
+static inline void
+sfs_backing_unref(SfsBacking *backing)
+{
+    if (backing != NULL && g_atomic_ref_count_dec(&backing->refs))
+        backing->ops->free(backing);
+}
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SfsBacking, sfs_backing_unref)
+
+/* The descriptor of a backing's bytes, or -1. */
+static inline int
+sfs_backing_data_fd(SfsBacking *backing)
+{
+    return backing->ops->data_fd != NULL ? backing->ops->data_fd(backing) : -1;
+}
+
+/* A new empty file of the store. As sfs_store_file_new(); its slot is for the node's record. */
+int sfs_backing_page_new(SfsStore *store, SfsBacking **backing, uint32_t *fd_slot);
+
+/* Takes over @fd, open on a real file. The caller has given a duplicate to the keeper under
+ * @fd_slot, and takes it back itself. */
+SfsBacking *sfs_backing_file_new(int fd);
+
+/*
+ * A private view of @base (a reference is taken; NULL: nothing but zeros), which shows @size bytes
+ * of it. @rec is the view's record: its size, base_limit, fd_slot and times are kept there by this
+ * backing from now on. Cannot fail: nothing is allocated in the store before the first write.
+ */
+SfsBacking *sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsViewRec *rec);
+
+/* Bytes of the view that are private, in whole pages. */
+uint64_t sfs_backing_cow_private(SfsBacking *backing);

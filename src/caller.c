@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Taking on the caller changes the credentials of one thread, for the time of an open(2): file
+ * system user and group, supplementary groups, effective capabilities. glibc's functions would
+ * change the whole process, hence the raw system calls.
+ */
+#include "caller.h"
+
+#include "log.h"
+#include "util.h"
+
+#include <linux/capability.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/fsuid.h>
+#include <sys/syscall.h>
+
+/* The kernel's NGROUPS_MAX. */
+#define GROUPS_MAX 65536
+
+typedef struct {
+    GArray *groups;    /* of gid_t */
+    uint64_t effective; /* capabilities */
+} Identity;
+
+static void
+identity_clear(Identity *identity)
+{
+    g_clear_pointer(&identity->groups, g_array_unref);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Identity, identity_clear)
+
+/* --- what /proc says -------------------------------------------------------------------------- */
+
+/* The text after "KEY:" on its line of a status file; NULL when there is none. */
+static const char *
+status_field(const char *status, const char *key)
+{
+    const char *at = strstr(status, key);
+
+    return at != NULL ? at + strlen(key) : NULL;
+}
+
+/* The number that a line of four ids ends with: the one that counts for files. */
+static bool
+fs_id_is(const char *status, const char *key, unsigned id)
+{
+    const char *text = status_field(status, key);
+    unsigned ids[4];
+
+    return text != NULL &&
+           sscanf(text, "%u %u %u %u", &ids[0], &ids[1], &ids[2], &ids[3]) == 4 && ids[3] == id;
+}
+
+/* Groups and capabilities of the caller, none where they cannot be had or are someone else's. */
+static void
+identify(const SfsCaller *caller, int proc, Identity *identity)
+{
+    g_autofree char *status = g_malloc(GROUPS_MAX * 11 + 4096);
+    const char *text;
+
+    identity->groups = g_array_new(FALSE, FALSE, sizeof(gid_t));
+    identity->effective = 0;
+    if (proc < 0 || sfs_read_text(proc, "status", status, GROUPS_MAX * 11 + 4096) < 0)
+        return;
+    if (!fs_id_is(status, "\nUid:", caller->uid) || !fs_id_is(status, "\nGid:", caller->gid))
+        return;
+    text = status_field(status, "\nGroups:");
+    while (text != NULL && *text != '\n' && *text != '\0') {
+        char *end;
+        gid_t gid = (gid_t)strtoul(text, &end, 10);
+
+        if (end == text)
+            break;
+        g_array_append_val(identity->groups, gid);
+        text = end + strspn(end, " \t");
+    }
+    text = status_field(status, "\nCapEff:");
+    if (text != NULL)
+        identity->effective = g_ascii_strtoull(text + strspn(text, " \t"), NULL, 16);
+}
+
+/* --- taking it on ----------------------------------------------------------------------------- */
+
+typedef struct {
+    struct __user_cap_data_struct caps[2];
+    GArray *groups;
+    uid_t uid;
+    gid_t gid;
+} Saved;
+
+static struct __user_cap_header_struct
+this_thread(void)
+{
+    return (struct __user_cap_header_struct){ _LINUX_CAPABILITY_VERSION_3, 0 };
+}
+
+/* 0 or -EPERM, and then nothing has changed. */
+static int
+take_on(const SfsCaller *caller, const Identity *identity, Saved *saved)
+{
+    struct __user_cap_header_struct header = this_thread();
+    struct __user_cap_data_struct caps[2];
+    int n = (int)syscall(SYS_getgroups, 0, NULL);
+
+    saved->groups = g_array_sized_new(FALSE, FALSE, sizeof(gid_t), (guint)MAX(n, 1));
+    g_array_set_size(saved->groups, (guint)MAX(n, 0));
+    if (n > 0)
+        syscall(SYS_getgroups, n, saved->groups->data);
+    if (syscall(SYS_capget, &header, saved->caps) != 0 ||
+        syscall(SYS_setgroups, (size_t)identity->groups->len, identity->groups->data) != 0) {
+        g_array_unref(saved->groups);
+        return -EPERM;
+    }
+    saved->gid = (gid_t)setfsgid(caller->gid);
+    saved->uid = (uid_t)setfsuid(caller->uid);
+    memcpy(caps, saved->caps, sizeof caps);
+    caps[0].effective = caps[0].permitted & (uint32_t)identity->effective;
+    caps[1].effective = caps[1].permitted & (uint32_t)(identity->effective >> 32);
+    syscall(SYS_capset, &header, caps);
+    return 0;
+}
+
+static void
+put_off(Saved *saved)
+{
+    struct __user_cap_header_struct header = this_thread();
+
+    /* Capabilities first: without them the rest would be refused. */
+    syscall(SYS_capset, &header, saved->caps);
+    setfsuid(saved->uid);
+    setfsgid(saved->gid);
+    syscall(SYS_setgroups, (size_t)saved->groups->len, saved->groups->data);
+    /* setfsuid() away from and back to root dropped and raised some again: restore exactly. */
+    syscall(SYS_capset, &header, saved->caps);
+    g_array_unref(saved->groups);
+}
+
+/* --- opening ---------------------------------------------------------------------------------- */
+
+/* Resolves the path as seen from @root (the caller's), without opening what it leads to. */
+static int
+resolve(int root, const char *path)
+{
+    struct open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT };
+    int fd = (int)syscall(SYS_openat2, root, path, &how, sizeof how);
+
+    return fd >= 0 ? fd : -errno;
+}
+
+/* Opens for good what resolve() found, once it is known to be harmless to open. */
+static int
+open_resolved(int path_fd, bool *writable)
+{
+    char name[32];
+    int fd;
+
+    g_snprintf(name, sizeof name, "/proc/self/fd/%d", path_fd);
+    *writable = true;
+    fd = open(name, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_LARGEFILE);
+    if (fd < 0 && (errno == EACCES || errno == EPERM || errno == EROFS || errno == ETXTBSY)) {
+        *writable = false;
+        fd = open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_LARGEFILE);
+    }
+    return fd >= 0 ? fd : -errno;
+}
+
+static int
+check_target(int path_fd, dev_t own_dev)
+{
+    struct stat st;
+
+    if (fstat(path_fd, &st) != 0)
+        return -errno;
+    if (st.st_dev == own_dev)
+        return -ELOOP;
+    return S_ISREG(st.st_mode) ? 0 : -ENODEV;
+}
+
+int
+sfs_caller_open_file(const SfsCaller *caller, const char *path, dev_t own_dev, bool *writable)
+{
+    bool privileged = geteuid() == 0;
+    char name[64];
+    sfs_autofd proc = -1;
+    sfs_autofd root = -1;
+    sfs_autofd target = -1;
+    g_auto(Identity) identity = { 0 };
+    Saved saved;
+    int r;
+
+    if (path[0] != '/')
+        return -EINVAL;
+    g_snprintf(name, sizeof name, "/proc/%d", (int)caller->pid);
+    proc = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (proc >= 0)
+        root = openat(proc, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (root < 0) {
+        /* An unprivileged daemon serves its own user alone: its root is no secret to that one. */
+        if (privileged)
+            return -EACCES;
+        root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    }
+    if (privileged) {
+        identify(caller, proc, &identity);
+        r = take_on(caller, &identity, &saved);
+        if (r < 0)
+            return r;
+    } else if (caller->uid != geteuid()) {
+        return -EPERM;
+    }
+    r = target = resolve(root, path);
+    if (r >= 0)
+        r = check_target(target, own_dev);
+    if (r == 0)
+        r = open_resolved(target, writable);
+    if (privileged)
+        put_off(&saved);
+    return r;
+}

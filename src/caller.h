@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Who asks, and opening real files with that one's rights and no others.
+ *
+ * A path that a client names is resolved from the client's own root directory, and opened with its
+ * user, group, supplementary groups and capabilities, so that the daemon cannot be used to reach
+ * what the client itself cannot. What /proc tells of the client is only believed where it is
+ * consistent with what the kernel said in the request: a process that took over the number of a
+ * dead client gets no groups and no other root from it.
+ */
+#pragma once
+
+#include "common.h"
+
+typedef struct {
+    uid_t uid;
+    gid_t gid;
+    pid_t pid; /* of the thread, in the daemon's view; 0 where that does not see it */
+} SfsCaller;
+
+/*
+ * Opens the regular file @path (absolute) for @caller: for reading and writing, or where that is
+ * not allowed, for reading alone (@writable tells). The descriptor's path was checked not to lie on
+ * the device @own_dev, this mount itself.
+ *
+ * The descriptor, or -EINVAL (not absolute), -ENOENT, -ENOTDIR, -EACCES, -ELOOP (on this mount, or
+ * too many links), -ENODEV (not a regular file), -EPERM (the daemon may not take on this caller),
+ * or what open(2) says. Blocks as open(2) may; it may ask this very mount while it resolves the
+ * path, so it must not run on a thread that the mount needs for its answers.
+ */
+int sfs_caller_open_file(const SfsCaller *caller, const char *path, dev_t own_dev, bool *writable);

@@ -1,0 +1,422 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Ownership. The keeper owns the connection to the kernel, the registry's memory, the private tmpfs and
+ * a duplicate of the descriptor of everything that has bytes. The worker owns nothing that would be
+ * missed: it has the same descriptors by inheritance, at the same numbers.
+ *
+ * One thread waits for three things: signals (as a descriptor), the worker's messages, and the time that
+ * busy files may delay the end. While it serves it allocates nothing.
+ *
+ * The end comes in one of these ways:
+ *  - somebody unmounts: the kernel tells the worker, which exits with 0, and so do we;
+ *  - SIGTERM or SIGINT: the mount is detached from its directory, by a child, because that may wait for
+ *    the worker; from then on it is as above, when the last user of an open file is gone, or when the
+ *    time for that (drain_timeout) is over, or at a second signal;
+ *  - the worker dies: the mount is taken off, and the error says so.
+ */
+#include "keeper.h"
+
+#include "keeper-link.h"
+#include "log.h"
+#include "mountpoint.h"
+#include "registry.h"
+#include "store.h"
+
+#include <fuse_lowlevel.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+typedef struct {
+    SfsConfig *config;
+    SfsRegistry *registry;
+    SfsRegistryHeader *header;
+    struct fuse_session *session; /* only for mounting */
+    int signals;
+    int link; /* our end of the worker's socket */
+    pid_t worker;
+    pid_t detacher;    /* the child that takes the mount off, or 0 */
+    int worker_status; /* of waitpid(2), once worker is 0 */
+    bool ending;       /* told to end */
+    bool killed;       /* the worker was ended by us */
+    gint64 deadline;   /* monotonic µs at which waiting for busy files ends; 0: never */
+    SfsReadyFunc ready;
+    void *ready_data;
+} Keeper;
+
+#define FAIL(...)                                                                                  \
+    do {                                                                                           \
+        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_FAILED, __VA_ARGS__);                        \
+        return FALSE;                                                                              \
+    } while (0)
+
+/* --- descriptors ---------------------------------------------------------------------------------- */
+
+/* Only 0, 1, 2 and the caller's one stay open; the numbers that have a meaning are taken, so that nothing
+ * else gets them. */
+static void
+clear_descriptors(int keep_fd)
+{
+    int null;
+
+    if (keep_fd >= 0) {
+        close_range(3, (unsigned)keep_fd - 1, 0);
+        close_range((unsigned)keep_fd + 1, ~0u, 0);
+    } else {
+        close_range(3, ~0u, 0);
+    }
+    do
+        null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    while (null >= 0 && null < SFS_FD_FIRST_FREE - 1);
+    if (null >= SFS_FD_FIRST_FREE)
+        close(null);
+}
+
+/* Gives @fd the number that workers know it by, and lets them inherit it. */
+static void
+place(int fd, int number)
+{
+    dup2(fd, number);
+    close(fd);
+}
+
+static void
+raise_limits(void)
+{
+    struct rlimit limit = { 1 << 20, 1 << 20 };
+
+    /* More than the present hard limit takes privilege; else as much as there is. */
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+static SfsFdRec *
+fd_record(Keeper *keeper, uint32_t slot)
+{
+    return sfs_registry_get(keeper->registry, SFS_TABLE_FDS, slot);
+}
+
+static void
+drop(Keeper *keeper, uint32_t slot)
+{
+    SfsFdRec *rec = fd_record(keeper, slot);
+    int fd = rec != NULL ? atomic_exchange(&rec->keeper_fd, 0) : 0;
+
+    if (fd > 0)
+        close(fd);
+}
+
+/* --- the worker ----------------------------------------------------------------------------------- */
+
+static void
+exec_worker(const Keeper *keeper)
+{
+    char *argv[] = { (char *)"sectionfs", (char *)"--worker", keeper->config->mountpoint, NULL };
+    sigset_t none;
+
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    execv("/proc/self/exe", argv);
+    _exit(127);
+}
+
+static gboolean
+start_worker(Keeper *keeper, GError **error)
+{
+    int ends[2];
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+        FAIL("cannot make a socket for the worker: %s", g_strerror(errno));
+    keeper->link = ends[0];
+    place(ends[1], SFS_FD_LINK);
+    keeper->worker = fork();
+    if (keeper->worker == 0)
+        exec_worker(keeper);
+    /* From now on only the worker has its end, so that its death shows. */
+    place(open("/dev/null", O_RDWR | O_CLOEXEC), SFS_FD_LINK);
+    if (keeper->worker < 0)
+        FAIL("cannot start the worker: %s", g_strerror(errno));
+    return TRUE;
+}
+
+static void
+kill_worker(Keeper *keeper)
+{
+    if (keeper->worker > 0) {
+        keeper->killed = true;
+        kill(keeper->worker, SIGKILL);
+    }
+}
+
+static void
+obey(Keeper *keeper, SfsLinkMessage message, int fd)
+{
+    SfsFdRec *rec;
+
+    switch (message.verb) {
+    case SFS_LINK_PUT:
+        rec = fd_record(keeper, message.slot);
+        if (rec == NULL || fd < 0)
+            break;
+        drop(keeper, message.slot);
+        atomic_store(&rec->keeper_fd, fd);
+        return; /* kept */
+    case SFS_LINK_DROP:
+        drop(keeper, message.slot);
+        break;
+    case SFS_LINK_READY:
+        keeper->ready(keeper->ready_data);
+        break;
+    default:
+        break;
+    }
+    if (fd >= 0)
+        close(fd);
+}
+
+static void
+receive(Keeper *keeper)
+{
+    SfsLinkMessage message;
+    bool eof;
+    int fd;
+
+    while (sfs_link_receive(keeper->link, &message, &fd, &eof) == 1)
+        obey(keeper, message, fd);
+}
+
+/* --- the end -------------------------------------------------------------------------------------- */
+
+/* Starts to take the mount off its directory. In a child, for the system call may wait for the worker
+ * to write back, and that for us to take a descriptor. */
+static void
+detach(Keeper *keeper)
+{
+    if (keeper->detacher != 0)
+        return;
+    keeper->detacher = fork();
+    if (keeper->detacher == 0) {
+        sfs_mountpoint_detach(keeper->config->mountpoint, (dev_t)keeper->header->mount_dev);
+        _exit(0);
+    }
+}
+
+static void
+end(Keeper *keeper)
+{
+    if (keeper->ending) {
+        g_message("ending %s at once, as asked for again", keeper->config->mountpoint);
+        kill_worker(keeper);
+        return;
+    }
+    keeper->ending = true;
+    if (keeper->config->drain_timeout != 0)
+        keeper->deadline =
+            g_get_monotonic_time() + (gint64)keeper->config->drain_timeout * G_USEC_PER_SEC;
+    detach(keeper);
+}
+
+static void
+reap(Keeper *keeper)
+{
+    int status;
+    pid_t pid;
+
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        if (pid == keeper->worker) {
+            keeper->worker = 0;
+            keeper->worker_status = status;
+        } else if (pid == keeper->detacher) {
+            keeper->detacher = 0;
+        }
+    }
+}
+
+static void
+take_signals(Keeper *keeper)
+{
+    struct signalfd_siginfo info;
+
+    while (read(keeper->signals, &info, sizeof info) == sizeof info) {
+        if (info.ssi_signo == SIGCHLD)
+            reap(keeper);
+        else if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
+            end(keeper);
+    }
+}
+
+/* How long poll(2) may wait, in ms. */
+static int
+time_left(Keeper *keeper)
+{
+    gint64 left;
+
+    if (keeper->deadline == 0)
+        return -1;
+    left = keeper->deadline - g_get_monotonic_time();
+    if (left > 0)
+        return (int)MIN(left / 1000 + 1, INT32_MAX);
+    keeper->deadline = 0;
+    g_message("files of %s are still in use after %u s: ending all the same",
+              keeper->config->mountpoint, keeper->config->drain_timeout);
+    kill_worker(keeper);
+    return -1;
+}
+
+static void
+serve(Keeper *keeper)
+{
+    while (keeper->worker != 0) {
+        struct pollfd fds[] = {
+            { .fd = keeper->signals, .events = POLLIN },
+            { .fd = keeper->link, .events = POLLIN },
+        };
+
+        if (poll(fds, G_N_ELEMENTS(fds), time_left(keeper)) < 0 && errno != EINTR)
+            break;
+        receive(keeper);
+        take_signals(keeper);
+    }
+    receive(keeper);
+}
+
+/* Nothing may be left: not the mount, nor the child that takes it off. */
+static void
+clean_up(Keeper *keeper)
+{
+    /* Without the connection nobody has to be waited for any more. */
+    close(SFS_FD_DEVICE);
+    if (keeper->session != NULL)
+        fuse_session_destroy(keeper->session);
+    while (keeper->detacher > 0 && waitpid(keeper->detacher, NULL, 0) < 0 && errno == EINTR)
+        ;
+    if (keeper->header != NULL)
+        sfs_mountpoint_detach(keeper->config->mountpoint, (dev_t)keeper->header->mount_dev);
+    sfs_fd_clear(&keeper->signals);
+    sfs_fd_clear(&keeper->link);
+    g_clear_pointer(&keeper->registry, sfs_registry_free);
+}
+
+/* --- the start ------------------------------------------------------------------------------------ */
+
+static void
+take_over_signals(Keeper *keeper)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGCHLD);
+    sigaddset(&set, SIGHUP);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    keeper->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static gboolean
+mount_it(Keeper *keeper, GError **error)
+{
+    static const struct fuse_lowlevel_ops none = { 0 };
+    struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+    gboolean ok;
+
+    if (access("/dev/fuse", R_OK | W_OK) != 0)
+        FAIL("cannot use /dev/fuse: %s%s", g_strerror(errno),
+             errno == ENOENT ? " (is the kernel's fuse module loaded?)" : "");
+    fuse_opt_add_arg(&args, "sectionfs");
+    fuse_opt_add_arg(&args, "-o");
+    fuse_opt_add_arg(&args, keeper->config->fuse_options);
+    keeper->session = fuse_session_new(&args, &none, sizeof none, NULL);
+    ok = keeper->session != NULL &&
+         fuse_session_mount(keeper->session, keeper->config->mountpoint) == 0;
+    fuse_opt_free_args(&args);
+    if (!ok) {
+        const char *why = sfs_log_last_fuse_error();
+
+        FAIL("cannot mount on %s: %s", keeper->config->mountpoint,
+             why[0] != '\0' ? why : "fusermount3 refused it (its message is above)");
+    }
+    dup2(fuse_session_fd(keeper->session), SFS_FD_DEVICE);
+    keeper->header->mount_dev = sfs_mountpoint_device(keeper->config->mountpoint);
+    return TRUE;
+}
+
+/* Only for passthrough is a private tmpfs of use; where it cannot be had, the worker goes without. */
+static void
+make_store(Keeper *keeper)
+{
+    g_autoptr(GError) error = NULL;
+    int tmpfs;
+
+    if (keeper->config->passthrough == SFS_PASSTHROUGH_OFF)
+        return;
+    tmpfs = sfs_store_make_tmpfs(keeper->config->size, &error);
+    if (tmpfs < 0) {
+        g_info("%s", error->message);
+        return;
+    }
+    place(tmpfs, SFS_FD_STORE);
+    keeper->header->keeper_has_tmpfs = 1;
+}
+
+static gboolean
+start(Keeper *keeper, GError **error)
+{
+    if (!sfs_mountpoint_prepare(keeper->config->mountpoint, error))
+        return FALSE;
+    keeper->registry = sfs_registry_create(keeper->config, error);
+    if (keeper->registry == NULL)
+        return FALSE;
+    keeper->header = sfs_registry_header(keeper->registry);
+    keeper->header->keeper_pid = (uint32_t)getpid();
+    dup2(sfs_registry_fd(keeper->registry), SFS_FD_REGISTRY);
+    make_store(keeper);
+    if (chdir("/") != 0 || !mount_it(keeper, error))
+        return FALSE;
+    return start_worker(keeper, error);
+}
+
+/* What became of a mount whose worker has ended. */
+static gboolean
+conclude(Keeper *keeper, GError **error)
+{
+    const char *said = keeper->header->startup_error;
+    int status = keeper->worker_status;
+
+    if (keeper->killed || (WIFEXITED(status) && WEXITSTATUS(status) == 0))
+        return TRUE;
+    if (!atomic_load(&keeper->header->ready))
+        FAIL("%s", said[0] != '\0' ? said : "the worker could not start");
+    if (WIFSIGNALED(status))
+        FAIL("the worker of %s was ended by signal %d (%s)", keeper->config->mountpoint,
+             WTERMSIG(status), g_strsignal(WTERMSIG(status)));
+    FAIL("the worker of %s ended with status %d", keeper->config->mountpoint,
+         WEXITSTATUS(status));
+}
+
+gboolean
+sfs_keeper_run(SfsConfig *config, int keep_fd, SfsReadyFunc ready, void *data, GError **error)
+{
+    Keeper keeper = {
+        .config = config, .signals = -1, .link = -1, .ready = ready, .ready_data = data
+    };
+    gboolean ok;
+
+    clear_descriptors(keep_fd);
+    raise_limits();
+    take_over_signals(&keeper);
+    ok = start(&keeper, error);
+    if (ok)
+        serve(&keeper);
+    if (ok)
+        ok = conclude(&keeper, error);
+    clean_up(&keeper);
+    return ok;
+}

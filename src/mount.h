@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/* One worker's view of the mount it serves: the rooms that the operations work with. Made by worker.c
+ * before the first request, constant afterwards (what the rooms hold is theirs to protect). */
+#pragma once
+
+#include "common.h"
+#include "registry.h"
+
+typedef struct SfsStore SfsStore;
+typedef struct SfsNodes SfsNodes;
+typedef struct SfsNamespace SfsNamespace;
+typedef struct SfsSections SfsSections;
+
+typedef struct {
+    SfsRegistry *registry;
+    SfsRegistryHeader *header; /* of the registry */
+    int device;                /* /dev/fuse */
+    int link;                  /* to the keeper */
+    bool direct_mmap;          /* the kernel maps files that are open for direct I/O */
+    SfsStore *store;
+    SfsNodes *nodes;
+    SfsNamespace *names;
+    SfsSections *sections;
+    GThreadPool *openers; /* for what may have to wait on the mount itself, see ops.c */
+} SfsMount;

@@ -1,0 +1,637 @@
+/* SPDX-License-Identifier: MIT */
+#include "namespace.h"
+
+#include "util.h"
+
+#define DIRENT_SIZE 20
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+
+/* In the index. Its name lies in the record where that has room for it, else in memory of its own. */
+typedef struct {
+    SfsDirentRec *rec;
+    uint32_t slot;
+    uint32_t parent;
+    uint32_t length;
+    const char *name;
+} Entry;
+
+struct SfsNamespace {
+    SfsRegistry *registry;
+    SfsNodes *nodes;
+    uint64_t nr_sections;
+
+    GRWLock lock;        /* protects all below */
+    GHashTable *by_name; /* set of Entry, owns them */
+    GHashTable *dirs;    /* directory slot → GTree: readdir offset → Entry */
+};
+
+/* --- the index -------------------------------------------------------------------------------- */
+
+static guint
+hash_entry(gconstpointer key)
+{
+    const Entry *entry = key;
+    guint hash = 5381 + entry->parent * 2654435761u;
+
+    for (uint32_t i = 0; i < entry->length; i++)
+        hash = hash * 33 + (guchar)entry->name[i];
+    return hash;
+}
+
+static gboolean
+equal_entries(gconstpointer a, gconstpointer b)
+{
+    const Entry *x = a, *y = b;
+
+    return x->parent == y->parent && x->length == y->length &&
+           memcmp(x->name, y->name, x->length) == 0;
+}
+
+static void
+free_entry(gpointer data)
+{
+    Entry *entry = data;
+
+    if (entry->name != entry->rec->name)
+        g_free((char *)entry->name);
+    g_free(entry);
+}
+
+static gint
+compare_cookies(gconstpointer a, gconstpointer b, gpointer unused)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static GTree *
+entries_of(SfsNamespace *names, uint32_t dir)
+{
+    return g_hash_table_lookup(names->dirs, GUINT_TO_POINTER(dir));
+}
+
+static SfsNodeRec *
+node(SfsNamespace *names, uint32_t slot)
+{
+    return sfs_registry_get(names->registry, SFS_TABLE_NODES, slot);
+}
+
+/* A directory's size tells how much is in it, in tmpfs's unit. */
+static void
+count_entry(SfsNamespace *names, uint32_t dir, int by)
+{
+    sfs_node_lock(names->nodes, dir);
+    node(names, dir)->size += (uint64_t)(int64_t)(by * DIRENT_SIZE);
+    sfs_node_unlock(names->nodes, dir);
+}
+
+static void
+index_add(SfsNamespace *names, SfsDirentRec *rec, uint32_t slot)
+{
+    Entry *entry = g_new(Entry, 1);
+    GTree *tree = entries_of(names, rec->parent);
+
+    *entry = (Entry){ .rec = rec, .slot = slot, .parent = rec->parent, .length = rec->length };
+    entry->name = rec->long_name == SFS_NO_SLOT
+                      ? rec->name
+                      : sfs_registry_load_text(names->registry, rec->long_name, NULL);
+    if (tree == NULL) {
+        tree = g_tree_new_full(compare_cookies, NULL, NULL, NULL);
+        g_hash_table_insert(names->dirs, GUINT_TO_POINTER(rec->parent), tree);
+    }
+    g_tree_insert(tree, &rec->cookie, entry);
+    g_hash_table_add(names->by_name, entry);
+    count_entry(names, rec->parent, 1);
+}
+
+static void
+index_remove(SfsNamespace *names, Entry *entry)
+{
+    GTree *tree = entries_of(names, entry->parent);
+
+    count_entry(names, entry->parent, -1);
+    g_tree_remove(tree, &entry->rec->cookie);
+    if (g_tree_nnodes(tree) == 0)
+        g_hash_table_remove(names->dirs, GUINT_TO_POINTER(entry->parent));
+    g_hash_table_remove(names->by_name, entry);
+}
+
+static Entry *
+find(SfsNamespace *names, uint32_t dir, const char *name)
+{
+    Entry key = { .parent = dir, .length = (uint32_t)strlen(name), .name = name };
+
+    return g_hash_table_lookup(names->by_name, &key);
+}
+
+SfsNamespace *
+sfs_namespace_new(SfsRegistry *registry, SfsNodes *nodes, uint64_t nr_sections)
+{
+    SfsNamespace *names = g_new0(SfsNamespace, 1);
+    uint32_t bound = sfs_registry_bound(registry, SFS_TABLE_DIRENTS);
+
+    names->registry = registry;
+    names->nodes = nodes;
+    names->nr_sections = nr_sections;
+    g_rw_lock_init(&names->lock);
+    names->by_name = g_hash_table_new_full(hash_entry, equal_entries, free_entry, NULL);
+    names->dirs = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_tree_unref);
+    for (uint32_t slot = 0; slot < sfs_registry_bound(registry, SFS_TABLE_NODES); slot++) {
+        if (S_ISDIR(node(names, slot)->mode))
+            node(names, slot)->size = 0;
+    }
+    for (uint32_t slot = 1; slot < bound; slot++) {
+        SfsDirentRec *rec = sfs_registry_get(registry, SFS_TABLE_DIRENTS, slot);
+
+        if (atomic_load(&rec->state) == SFS_LIVE)
+            index_add(names, rec, slot);
+    }
+    return names;
+}
+
+void
+sfs_namespace_free(SfsNamespace *names)
+{
+    if (names == NULL)
+        return;
+    g_hash_table_unref(names->dirs);
+    g_hash_table_unref(names->by_name);
+    g_rw_lock_clear(&names->lock);
+    g_free(names);
+}
+
+/* --- looking ---------------------------------------------------------------------------------- */
+
+static const struct {
+    const char *name;
+    SfsClass class;
+} reserved[] = {
+    { ".cow", SFS_CLASS_COW },
+    { ".info", SFS_CLASS_INFO },
+    { ".stats", SFS_CLASS_STATS },
+};
+
+/* Whether this is one of the root's names that are not in any directory. */
+static bool
+is_reserved(const SfsTarget *dir, const char *name, SfsClass *class)
+{
+    if (dir->class != SFS_CLASS_NODE || dir->slot != SFS_ROOT_SLOT)
+        return false;
+    for (size_t i = 0; i < G_N_ELEMENTS(reserved); i++) {
+        if (strcmp(name, reserved[i].name) == 0) {
+            *class = reserved[i].class;
+            return true;
+        }
+    }
+    return false;
+}
+
+static int
+check_name(const char *name)
+{
+    return strlen(name) > SFS_NAME_MAX ? -ENAMETOOLONG : 0;
+}
+
+int
+sfs_namespace_lookup(SfsNamespace *names, const SfsTarget *dir, const char *name, SfsTarget *child)
+{
+    SfsClass class;
+    Entry *entry;
+    int r = check_name(name);
+
+    if (r < 0)
+        return r;
+    if (is_reserved(dir, name, &class)) {
+        if (class == SFS_CLASS_STATS)
+            *child = (SfsTarget){ .class = class, .nodeid = sfs_nodeid(class, 0, 1) };
+        else
+            sfs_node_target(names->nodes, SFS_ROOT_SLOT, class, child);
+        return 0;
+    }
+    if (!sfs_target_is_dir(dir))
+        return -ENOTDIR;
+    g_rw_lock_reader_lock(&names->lock);
+    entry = find(names, dir->slot, name);
+    if (entry != NULL) {
+        sfs_node_target(names->nodes, entry->rec->node, dir->class, child);
+        if (dir->class == SFS_CLASS_NODE)
+            child->rec->nlookup++;
+    }
+    g_rw_lock_reader_unlock(&names->lock);
+    return entry != NULL ? 0 : -ENOENT;
+}
+
+int
+sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset, bool lookup,
+                   SfsEachEntry each, void *data)
+{
+    bool more = true;
+    GTree *tree;
+
+    if (!sfs_target_is_dir(dir))
+        return -ENOTDIR;
+    g_rw_lock_reader_lock(&names->lock);
+    if (offset < 1)
+        more = each(".", dir, 1, data);
+    if (more && offset < 2) {
+        g_auto(SfsTarget) parent = { 0 };
+
+        sfs_node_target(names->nodes, dir->rec->parent, dir->class, &parent);
+        more = each("..", &parent, 2, data);
+    }
+    tree = entries_of(names, dir->slot);
+    if (more && tree != NULL) {
+        GTreeNode *at = g_tree_upper_bound(tree, &offset);
+
+        for (; more && at != NULL; at = g_tree_node_next(at)) {
+            const Entry *entry = g_tree_node_value(at);
+            g_auto(SfsTarget) child = { 0 };
+            g_autofree char *name = g_strndup(entry->name, entry->length);
+
+            sfs_node_target(names->nodes, entry->rec->node, dir->class, &child);
+            more = each(name, &child, entry->rec->cookie, data);
+            if (more && lookup && child.class == SFS_CLASS_NODE)
+                child.rec->nlookup++;
+        }
+    }
+    g_rw_lock_reader_unlock(&names->lock);
+    return 0;
+}
+
+/* --- changing: writer's lock held in all helpers ------------------------------------------------- */
+
+/* A prepared entry; NULL: no room. */
+static SfsDirentRec *
+prepare_entry(SfsNamespace *names, uint32_t dir, const char *name, uint32_t target, uint32_t *slot)
+{
+    SfsDirentRec *rec = sfs_registry_alloc(names->registry, SFS_TABLE_DIRENTS, slot);
+    size_t length = strlen(name);
+
+    if (rec == NULL)
+        return NULL;
+    rec->parent = dir;
+    rec->node = target;
+    rec->length = (uint16_t)length;
+    rec->cookie = sfs_registry_next_cookie(names->registry);
+    if (length <= SFS_INLINE_NAME) {
+        memcpy(rec->name, name, length);
+    } else {
+        rec->long_name = sfs_registry_store_text(names->registry, name, length);
+        if (rec->long_name == SFS_NO_SLOT) {
+            sfs_registry_release(names->registry, SFS_TABLE_DIRENTS, *slot);
+            return NULL;
+        }
+    }
+    return rec;
+}
+
+/* Checks that @dir can take a new entry @name. */
+static int
+check_new(SfsNamespace *names, const SfsTarget *dir, const char *name)
+{
+    SfsClass class;
+    int r = check_name(name);
+
+    if (r < 0)
+        return r;
+    if (!sfs_target_is_dir(dir))
+        return -ENOTDIR;
+    if (dir->rec->nlink == 0)
+        return -ENOENT;
+    return find(names, dir->slot, name) != NULL || is_reserved(dir, name, &class) ? -EEXIST : 0;
+}
+
+static void
+count_link(SfsNamespace *names, uint32_t slot, int by)
+{
+    SfsNodeRec *rec = node(names, slot);
+
+    sfs_node_lock(names->nodes, slot);
+    rec->nlink = (uint32_t)((int64_t)rec->nlink + by);
+    sfs_time_set(&rec->ctime, sfs_now());
+    sfs_node_unlock(names->nodes, slot);
+}
+
+/* Takes the entry out of the index and frees what it owns; its record is free already. */
+static void
+forget_entry(SfsNamespace *names, Entry *entry)
+{
+    uint32_t long_name = entry->rec->long_name;
+
+    index_remove(names, entry);
+    sfs_registry_free_text(names->registry, long_name);
+}
+
+/* A name of this node is gone: and perhaps so is the node. */
+static void
+drop_node(SfsNamespace *names, uint32_t dir, uint32_t slot)
+{
+    if (S_ISDIR(node(names, slot)->mode)) {
+        count_link(names, dir, -1);
+        count_link(names, slot, -2);
+    } else {
+        count_link(names, slot, -1);
+    }
+    sfs_node_unlinked(names->nodes, slot);
+}
+
+static void
+inherit(const SfsTarget *dir, SfsNodeSpec *spec)
+{
+    if (!(dir->rec->mode & S_ISGID))
+        return;
+    spec->gid = dir->rec->gid;
+    if (S_ISDIR(spec->mode))
+        spec->mode |= S_ISGID;
+}
+
+static int
+new_node(SfsNamespace *names, const SfsTarget *dir, const SfsNodeSpec *wanted, SfsTarget *child)
+{
+    SfsNodeSpec spec = *wanted;
+    uint32_t slot;
+
+    /* The root is not one of the user's. */
+    if (names->nr_sections != 0 &&
+        sfs_registry_count(names->registry, SFS_TABLE_NODES) > names->nr_sections)
+        return -ENOSPC;
+    inherit(dir, &spec);
+    if (sfs_node_new(names->nodes, &spec, &slot) == NULL)
+        return -ENOSPC;
+    sfs_node_target(names->nodes, slot, SFS_CLASS_NODE, child);
+    return 0;
+}
+
+int
+sfs_namespace_create(SfsNamespace *names, const SfsTarget *dir, const char *name,
+                     const SfsNodeSpec *spec, SfsTarget *child)
+{
+    SfsDirentRec *entry;
+    uint32_t slot;
+    int r;
+
+    g_rw_lock_writer_lock(&names->lock);
+    r = check_new(names, dir, name);
+    if (r == 0)
+        r = new_node(names, dir, spec, child);
+    if (r < 0)
+        goto out;
+    entry = prepare_entry(names, dir->slot, name, child->slot, &slot);
+    if (entry == NULL) {
+        sfs_node_abandon(names->nodes, child->slot);
+        r = -ENOSPC;
+        goto out;
+    }
+    child->rec->nlink = S_ISDIR(spec->mode) ? 2 : 1;
+    child->rec->parent = dir->slot;
+    sfs_registry_commit(names->registry,
+                        (SfsChange[]){ { SFS_TABLE_NODES, child->slot, SFS_LIVE },
+                                       { SFS_TABLE_DIRENTS, slot, SFS_LIVE } },
+                        2);
+    index_add(names, entry, slot);
+    if (S_ISDIR(spec->mode))
+        count_link(names, dir->slot, 1);
+    sfs_node_touch(names->nodes, dir->slot, true);
+out:
+    g_rw_lock_writer_unlock(&names->lock);
+    return r;
+}
+
+int
+sfs_namespace_create_unnamed(SfsNamespace *names, const SfsTarget *dir, const SfsNodeSpec *spec,
+                             SfsTarget *child)
+{
+    int r;
+
+    if (!sfs_target_is_dir(dir))
+        return -ENOTDIR;
+    g_rw_lock_writer_lock(&names->lock);
+    r = new_node(names, dir, spec, child);
+    if (r == 0)
+        sfs_registry_publish(names->registry, SFS_TABLE_NODES, child->slot);
+    g_rw_lock_writer_unlock(&names->lock);
+    return r;
+}
+
+int
+sfs_namespace_link(SfsNamespace *names, const SfsTarget *target, const SfsTarget *dir,
+                   const char *name)
+{
+    SfsDirentRec *entry;
+    uint32_t slot;
+    int r;
+
+    g_rw_lock_writer_lock(&names->lock);
+    r = check_new(names, dir, name);
+    if (r == 0 && target->rec->nlink == UINT32_MAX)
+        r = -EMLINK;
+    if (r < 0)
+        goto out;
+    entry = prepare_entry(names, dir->slot, name, target->slot, &slot);
+    if (entry == NULL) {
+        r = -ENOSPC;
+        goto out;
+    }
+    sfs_registry_publish(names->registry, SFS_TABLE_DIRENTS, slot);
+    index_add(names, entry, slot);
+    count_link(names, target->slot, 1);
+    sfs_node_touch(names->nodes, dir->slot, true);
+out:
+    g_rw_lock_writer_unlock(&names->lock);
+    return r;
+}
+
+static bool
+is_empty_dir(SfsNamespace *names, uint32_t slot)
+{
+    return entries_of(names, slot) == NULL;
+}
+
+static int
+remove_name(SfsNamespace *names, const SfsTarget *dir, const char *name, bool directory)
+{
+    SfsClass class;
+    uint32_t slot;
+    Entry *entry;
+    int r = 0;
+
+    g_rw_lock_writer_lock(&names->lock);
+    entry = find(names, dir->slot, name);
+    if (entry == NULL)
+        r = is_reserved(dir, name, &class) ? -EBUSY : -ENOENT;
+    else if (directory != (bool)S_ISDIR(node(names, entry->rec->node)->mode))
+        r = directory ? -ENOTDIR : -EISDIR;
+    else if (directory && !is_empty_dir(names, entry->rec->node))
+        r = -ENOTEMPTY;
+    if (r == 0) {
+        slot = entry->rec->node;
+        sfs_registry_commit(names->registry,
+                            &(SfsChange){ SFS_TABLE_DIRENTS, entry->slot, SFS_FREE }, 1);
+        forget_entry(names, entry);
+        drop_node(names, dir->slot, slot);
+        sfs_node_touch(names->nodes, dir->slot, true);
+    }
+    g_rw_lock_writer_unlock(&names->lock);
+    return r;
+}
+
+int
+sfs_namespace_unlink(SfsNamespace *names, const SfsTarget *dir, const char *name)
+{
+    return remove_name(names, dir, name, false);
+}
+
+int
+sfs_namespace_rmdir(SfsNamespace *names, const SfsTarget *dir, const char *name)
+{
+    return remove_name(names, dir, name, true);
+}
+
+/* Whether @dir is @ancestor or lies in it. */
+static bool
+lies_in(SfsNamespace *names, uint32_t dir, uint32_t ancestor)
+{
+    while (dir != ancestor && dir != SFS_ROOT_SLOT)
+        dir = node(names, dir)->parent;
+    return dir == ancestor;
+}
+
+static int
+check_rename(SfsNamespace *names, const Entry *from, const SfsTarget *new_dir, const Entry *to,
+             unsigned flags)
+{
+    bool from_is_dir = S_ISDIR(node(names, from->rec->node)->mode);
+    bool to_is_dir = to != NULL && S_ISDIR(node(names, to->rec->node)->mode);
+
+    if (new_dir->rec->nlink == 0)
+        return -ENOENT;
+    if (from_is_dir && lies_in(names, new_dir->slot, from->rec->node))
+        return -EINVAL;
+    if (flags & RENAME_EXCHANGE) {
+        if (to == NULL)
+            return -ENOENT;
+        return to_is_dir && lies_in(names, from->parent, to->rec->node) ? -EINVAL : 0;
+    }
+    if (to == NULL)
+        return 0;
+    if (flags & RENAME_NOREPLACE)
+        return -EEXIST;
+    if (from_is_dir != to_is_dir)
+        return to_is_dir ? -EISDIR : -ENOTDIR;
+    return to_is_dir && !is_empty_dir(names, to->rec->node) ? -ENOTEMPTY : 0;
+}
+
+/* Directories know where they are, and count those in them. */
+static void
+moved(SfsNamespace *names, uint32_t slot, uint32_t from, uint32_t to)
+{
+    SfsNodeRec *rec = node(names, slot);
+
+    sfs_node_touch(names->nodes, slot, false);
+    if (!S_ISDIR(rec->mode) || from == to)
+        return;
+    rec->parent = to;
+    count_link(names, from, -1);
+    count_link(names, to, 1);
+}
+
+static int
+exchange(SfsNamespace *names, Entry *a, Entry *b)
+{
+    uint32_t a_node = a->rec->node, b_node = b->rec->node;
+    uint32_t a_dir = a->parent, b_dir = b->parent;
+    SfsDirentRec *new_a, *new_b;
+    uint32_t a_slot, b_slot;
+
+    new_a = prepare_entry(names, a_dir, a->name, b_node, &a_slot);
+    if (new_a == NULL)
+        return -ENOSPC;
+    new_b = prepare_entry(names, b_dir, b->name, a_node, &b_slot);
+    if (new_b == NULL) {
+        uint32_t long_name = new_a->long_name;
+
+        sfs_registry_release(names->registry, SFS_TABLE_DIRENTS, a_slot);
+        sfs_registry_free_text(names->registry, long_name);
+        return -ENOSPC;
+    }
+    sfs_registry_commit(names->registry,
+                        (SfsChange[]){ { SFS_TABLE_DIRENTS, a_slot, SFS_LIVE },
+                                       { SFS_TABLE_DIRENTS, b_slot, SFS_LIVE },
+                                       { SFS_TABLE_DIRENTS, a->slot, SFS_FREE },
+                                       { SFS_TABLE_DIRENTS, b->slot, SFS_FREE } },
+                        4);
+    forget_entry(names, a);
+    forget_entry(names, b);
+    index_add(names, new_a, a_slot);
+    index_add(names, new_b, b_slot);
+    moved(names, a_node, a_dir, b_dir);
+    moved(names, b_node, b_dir, a_dir);
+    return 0;
+}
+
+static int
+move(SfsNamespace *names, Entry *from, const SfsTarget *new_dir, const char *new_name, Entry *to)
+{
+    uint32_t moving = from->rec->node, from_dir = from->parent;
+    uint32_t replaced = to != NULL ? to->rec->node : SFS_NO_SLOT;
+    SfsDirentRec *rec;
+    SfsChange changes[3];
+    uint32_t slot;
+
+    rec = prepare_entry(names, new_dir->slot, new_name, moving, &slot);
+    if (rec == NULL)
+        return -ENOSPC;
+    changes[0] = (SfsChange){ SFS_TABLE_DIRENTS, slot, SFS_LIVE };
+    changes[1] = (SfsChange){ SFS_TABLE_DIRENTS, from->slot, SFS_FREE };
+    if (to != NULL)
+        changes[2] = (SfsChange){ SFS_TABLE_DIRENTS, to->slot, SFS_FREE };
+    sfs_registry_commit(names->registry, changes, to != NULL ? 3 : 2);
+    forget_entry(names, from);
+    if (to != NULL)
+        forget_entry(names, to);
+    index_add(names, rec, slot);
+    moved(names, moving, from_dir, new_dir->slot);
+    if (to != NULL)
+        drop_node(names, new_dir->slot, replaced);
+    return 0;
+}
+
+int
+sfs_namespace_rename(SfsNamespace *names, const SfsTarget *dir, const char *name,
+                     const SfsTarget *new_dir, const char *new_name, unsigned flags)
+{
+    Entry *from, *to;
+    SfsClass class;
+    int r;
+
+    if (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE))
+        return -EINVAL;
+    r = check_name(new_name);
+    if (r < 0)
+        return r;
+    if (is_reserved(dir, name, &class) || is_reserved(new_dir, new_name, &class))
+        return -EBUSY;
+    g_rw_lock_writer_lock(&names->lock);
+    from = find(names, dir->slot, name);
+    to = find(names, new_dir->slot, new_name);
+    if (from == NULL)
+        r = -ENOENT;
+    else if (to != NULL && from->rec->node == to->rec->node && !(flags & RENAME_NOREPLACE))
+        goto out; /* two names of one file: POSIX has nothing happen */
+    else
+        r = check_rename(names, from, new_dir, to, flags);
+    if (r == 0)
+        r = flags & RENAME_EXCHANGE ? exchange(names, from, to)
+                                    : move(names, from, new_dir, new_name, to);
+    if (r == 0) {
+        sfs_node_touch(names->nodes, dir->slot, true);
+        sfs_node_touch(names->nodes, new_dir->slot, true);
+    }
+out:
+    g_rw_lock_writer_unlock(&names->lock);
+    return r;
+}

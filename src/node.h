@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Nodes: the files of every type, apart from their names (namespace.c) and from what sections may do
+ * (section.c). This room gives them their identity, keeps each one's bytes with it, and frees it when
+ * nobody can reach it any more.
+ *
+ * Identity. A nodeid, the kernel's handle on a file, is a class, a registry slot and a serial, never
+ * a pointer. Serials are never given twice, so a nodeid never means another file than it did. The
+ * class tells which of the trees it is seen through: as itself, or by .cow or .info. A copy-on-write
+ * name gets a fresh serial each time it is looked up, which is what makes each open of it private; it
+ * costs nothing until it is opened. The root directory is slot 0 with serial 1, that is nodeid 1.
+ *
+ * Life. A node is freed when it has no name (nlink), no reference of the kernel (nlookup), no handle
+ * (opens) and no pin. Each of these counts is lowered, and all are looked at, under the lock of the
+ * node. Once nlink and nlookup are 0 nothing can raise a count again.
+ *
+ * Locks: one of a fixed set for each node, by slot; two nodes may have the same one, so nobody holds
+ * two. It is taken after the namespace's lock, and protects all of SfsNodeRec but nlink, parent and
+ * state, and the backing. It is not held across anything that blocks.
+ */
+#pragma once
+
+#include "backing.h"
+#include "mount.h"
+
+typedef enum {
+    SFS_CLASS_NODE = 0,
+    SFS_CLASS_COW = 1,
+    SFS_CLASS_INFO = 2,
+    SFS_CLASS_STATS = 3, /* the one file .stats */
+} SfsClass;
+
+#define SFS_CLASS_SHIFT 62
+#define SFS_SLOT_SHIFT (SFS_CLASS_SHIFT - SFS_NODE_SLOT_BITS)
+#define SFS_SERIAL_MASK (((uint64_t)1 << SFS_SLOT_SHIFT) - 1)
+
+#define SFS_ROOT_SLOT 0u
+#define SFS_ROOT_SERIAL 1u
+
+static inline uint64_t
+sfs_nodeid(SfsClass class, uint32_t slot, uint64_t serial)
+{
+    return (uint64_t)class << SFS_CLASS_SHIFT | (uint64_t)slot << SFS_SLOT_SHIFT |
+           (serial & SFS_SERIAL_MASK);
+}
+
+/* What a nodeid means. Pins the node where the kernel's reference does not keep it (classes other than
+ * SFS_CLASS_NODE), hence to be cleared. */
+typedef struct {
+    SfsNodes *nodes; /* NULL: nothing to clear */
+    SfsClass class;
+    uint32_t slot;
+    uint64_t nodeid;
+    SfsNodeRec *rec; /* NULL for SFS_CLASS_STATS */
+} SfsTarget;
+
+void sfs_target_clear(SfsTarget *target);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(SfsTarget, sfs_target_clear)
+
+static inline bool
+sfs_target_is_dir(const SfsTarget *target)
+{
+    return target->rec != NULL && S_ISDIR(target->rec->mode);
+}
+
+/* A section: what has bytes. */
+static inline bool
+sfs_target_is_section(const SfsTarget *target)
+{
+    return target->rec != NULL && S_ISREG(target->rec->mode);
+}
+
+SfsNodes *sfs_nodes_new(SfsRegistry *registry, int device, int link);
+void sfs_nodes_free(SfsNodes *nodes);
+
+/* 0, or -ESTALE for a nodeid that means nothing (any more). */
+int sfs_node_resolve(SfsNodes *nodes, uint64_t nodeid, SfsTarget *target);
+
+/* The same for a node at hand, of which the caller knows that it lives. */
+void sfs_node_target(SfsNodes *nodes, uint32_t slot, SfsClass class, SfsTarget *target);
+
+/* The inode number that users see: the serial of birth, distinct in each class. */
+static inline uint64_t
+sfs_node_ino(SfsClass class, const SfsNodeRec *rec)
+{
+    return ((uint64_t)class << SFS_SLOT_SHIFT) | rec->serial;
+}
+
+typedef struct {
+    uint32_t mode; /* type and permissions */
+    uint32_t uid, gid;
+    uint32_t rdev;
+    const char *link_target; /* symbolic links */
+} SfsNodeSpec;
+
+/* A prepared node with one reference of the kernel; sfs_registry_publish() by whoever names it, or
+ * sfs_node_abandon(). NULL: no room. */
+SfsNodeRec *sfs_node_new(SfsNodes *nodes, const SfsNodeSpec *spec, uint32_t *slot);
+void sfs_node_abandon(SfsNodes *nodes, uint32_t slot);
+
+/* Makes the root directory, if the registry has none yet. */
+void sfs_node_make_root(SfsNodes *nodes, const SfsConfig *config);
+
+void sfs_node_lock(SfsNodes *nodes, uint32_t slot);
+void sfs_node_unlock(SfsNodes *nodes, uint32_t slot);
+
+/* Lower a count and free the node if that was the last. */
+void sfs_node_forget(SfsNodes *nodes, uint32_t slot, uint64_t nlookup);
+void sfs_node_unpin(SfsNodes *nodes, uint32_t slot);
+void sfs_node_close(SfsNodes *nodes, uint32_t slot, uint64_t nodeid);
+/* Node's nlink has become 0 (or was lowered). Namespace's lock held. */
+void sfs_node_unlinked(SfsNodes *nodes, uint32_t slot);
+
+void sfs_node_pin(SfsNodes *nodes, uint32_t slot);
+
+/* The backing, with a reference for the caller; NULL: it has no bytes yet. */
+SfsBacking *sfs_node_backing(SfsNodes *nodes, uint32_t slot);
+
+/* The same with the node locked, and without a reference. */
+SfsBacking *sfs_node_backing_locked(SfsNodes *nodes, uint32_t slot);
+
+/* Gives it a backing (taken over) whose descriptor the keeper has under @fd_slot. Locked. The former
+ * one is returned, for the caller to unref after unlocking; its slot has been dropped from the record,
+ * its backing id withdrawn. */
+SfsBacking *sfs_node_set_backing(SfsNodes *nodes, uint32_t slot, SfsBacking *backing,
+                                 uint32_t fd_slot);
+
+/* Sets ctime, and mtime as well with @modified, to now. Not locked. */
+void sfs_node_touch(SfsNodes *nodes, uint32_t slot, bool modified);

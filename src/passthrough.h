@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * FUSE passthrough: files whose reads, writes and mappings the kernel does itself, on a backing file
+ * that was made known to it under a backing id.
+ *
+ * Three of the kernel's rules shape the callers: all handles of an inode that are open at one time
+ * use the same id (so a node keeps one, as long as its descriptor); the kernel opens the backing file
+ * anew with the flags of whoever opens ours and the rights of the daemon (so who may write is decided
+ * before); and an inode in passthrough cannot at the same time be in the page cache (so the mode of a
+ * node stays while any handle is open).
+ */
+#pragma once
+
+#include "common.h"
+
+/* Whether this process could register backing files, as far as can be said before trying; a reason
+ * for people otherwise (static text). The kernel's word on it comes with INIT. */
+bool sfs_passthrough_possible(const char **reason);
+
+/* Makes the file open at @fd known to the connection at @device: the id (> 0), or -EPERM, -ELOOP (it
+ * lies on too many stacked file systems), -EOPNOTSUPP, -ENOMEM. */
+int sfs_passthrough_register(int device, int fd);
+
+/* Withdraws an id that no handle being opened will use. Handles that are open keep their file. */
+void sfs_passthrough_unregister(int device, int backing_id);

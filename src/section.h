@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Sections: what may be done with bytes, and what happens when it is done. All policy is here and
+ * nowhere else: protection, sizes, who may define what, how the kernel is told to do the I/O, the
+ * life of handles and of copy-on-write views.
+ *
+ * Functions return 0 (or a count) or a negative errno as users get it:
+ *   -EACCES  the protection forbids it        -EBUSY      too late to define the section
+ *   -EPERM   not the owner                    -ENFILE     no more handles or descriptors
+ *   -EFBIG   too large                        -ENOSPC     the store is full
+ *   -EROFS   .info and .stats are for reading -ESTALE     the name now means something else
+ * and log each refusal of their own once, with g_info. All are thread-safe.
+ */
+#pragma once
+
+#include "caller.h"
+#include "mount.h"
+#include "node.h"
+
+/* An open file; what FUSE's fh stands for. Owned by the sections from open to release. */
+typedef struct {
+    uint32_t slot;       /* of its record */
+    SfsHandleRec *rec;
+    SfsClass class;
+    uint32_t node;       /* slot */
+    SfsBacking *backing; /* a reference; NULL for texts */
+    GString *text;       /* .info and .stats */
+} SfsHandle;
+
+/* How the kernel is to do the I/O of a handle. */
+typedef struct {
+    SfsIoMode mode;
+    int backing_id;  /* with SFS_IO_PASSTHROUGH */
+    bool keep_cache; /* what the kernel has cached of this inode is still right */
+} SfsOpenReply;
+
+SfsSections *sfs_sections_new(SfsMount *mount);
+void sfs_sections_free(SfsSections *sections);
+
+/* Attributes of any node, st_dev excepted. @handle may be NULL. */
+int sfs_section_stat(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle,
+                     struct stat *st);
+
+/* Which members of @st to set. Times may be "now". */
+enum {
+    SFS_SET_MODE = 1 << 0,
+    SFS_SET_UID = 1 << 1,
+    SFS_SET_GID = 1 << 2,
+    SFS_SET_SIZE = 1 << 3,
+    SFS_SET_ATIME = 1 << 4,
+    SFS_SET_MTIME = 1 << 5,
+    SFS_SET_ATIME_NOW = 1 << 6,
+    SFS_SET_MTIME_NOW = 1 << 7,
+};
+int sfs_section_set(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle,
+                    const SfsCaller *caller, const struct stat *st, unsigned what);
+
+/* Opens it, with the flags of open(2). Whether the permission bits allow it was checked by the kernel.
+ * @text: for .info and .stats, what is read there, taken over on success; else NULL. */
+int sfs_section_open(SfsMount *mount, const SfsTarget *target, int flags, const SfsCaller *caller,
+                     GString *text, SfsHandle **handle, SfsOpenReply *reply);
+void sfs_section_release(SfsMount *mount, SfsHandle *handle);
+
+/* Handles on sections and views: looking at .info and .stats does not count. */
+uint32_t sfs_section_handles(SfsMount *mount);
+
+/* The handle that FUSE's fh means. */
+SfsHandle *sfs_section_handle(SfsMount *mount, uint64_t fh);
+
+ssize_t sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, size_t size,
+                          off_t offset, bool writeback);
+/* What a write by someone without privileges does to the set-id bits. */
+void sfs_section_drop_set_ids(SfsMount *mount, const SfsTarget *target);
+
+int sfs_section_allocate(SfsMount *mount, SfsHandle *handle, int mode, off_t offset, off_t length);
+off_t sfs_section_seek(SfsMount *mount, SfsHandle *handle, off_t offset, int whence);
+int sfs_section_sync(SfsMount *mount, SfsHandle *handle, bool data_only);
+
+/* As copy_file_range(2): may copy less than asked for. */
+ssize_t sfs_section_copy(SfsMount *mount, SfsHandle *from, off_t from_offset, SfsHandle *to,
+                         off_t to_offset, size_t length);
+
+/*
+ * Makes an empty page section, that nobody but (perhaps) the caller has open, one over the real file
+ * @path. Opened with the caller's rights; readonly if those do not allow writing. The section gets a
+ * new nodeid: handles that were open stay on the empty bytes they had. Errors as sfs_caller_open_file()
+ * besides those above. May block on the mount itself.
+ */
+int sfs_section_define_file(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
+                            const char *path);
+
+/* Caps what later opens may ask for. -EACCES: its file may not be written by whoever defined it. */
+int sfs_section_set_protect(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
+                            SfsProtect protect);
+
+/* Bytes private to the view that @target is; 0 when it is none, or not open. */
+uint64_t sfs_section_private(SfsMount *mount, const SfsTarget *target);
+
+/* How its I/O is done, or would be if it were opened: "passthrough", "cached", "direct". */
+const char *sfs_section_io_mode(SfsMount *mount, const SfsTarget *target);

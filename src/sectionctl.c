@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * sectionctl: creates, shows and changes sections from the command line. A shell over the client
+ * library: here are only the commands, their options and what is printed.
+ *
+ * Exit status: 0 done, 1 it could not be done, 2 the command line makes no sense.
+ */
+
+#include "config.h"
+
+#include "section-client.h"
+
+#include <errno.h>
+#include <glib.h>
+#include <locale.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    EXIT_USAGE = 2,
+};
+
+typedef struct {
+    const char *name;
+    const char *arguments; /* as the help shows them */
+    const char *summary;   /* one line, for the list of commands */
+    const char *details;   /* more lines, for the command's own help, or NULL */
+    int (*run)(GOptionContext *context, char **argv);
+} Command;
+
+static void report(const char *message)
+{
+    fprintf(stderr, "sectionctl: %s\n", message);
+}
+
+static int failed(const GError *error)
+{
+    fflush(stdout); /* What was printed before it is to be seen before it. */
+    report(error->message);
+    return EXIT_FAILURE;
+}
+
+/* COMMAND may be NULL: the mistake is before any command. */
+G_GNUC_PRINTF(2, 3)
+static int usage_error(const char *command, const char *format, ...)
+{
+    g_autofree char *what = NULL;
+    va_list args;
+
+    va_start(args, format);
+    what = g_strdup_vprintf(format, args);
+    va_end(args);
+    if (command == NULL)
+        fprintf(stderr, "sectionctl: %s (see sectionctl --help)\n", what);
+    else
+        fprintf(stderr, "sectionctl: %s: %s (see sectionctl %s --help)\n", command, what, command);
+    return EXIT_USAGE;
+}
+
+/* Parse the options of a command and take its arguments, at least MIN and at most MAX of
+ * them. *OPERANDS is the caller's. Options are taken as raw bytes throughout: a name of a file need
+ * not be text of the locale. */
+static gboolean parse(GOptionContext *context, const char *command, const GOptionEntry *entries,
+                      char **argv, guint min, guint max, const char *wanted, char ***operands)
+{
+    g_auto(GStrv) rest = NULL;
+    const GOptionEntry remaining[] = {
+        {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &rest, NULL, NULL},
+        {0},
+    };
+    g_autoptr(GError) error = NULL;
+    g_auto(GStrv) arguments = g_strdupv(argv);
+    guint n;
+
+    if (entries != NULL)
+        g_option_context_add_main_entries(context, entries, NULL);
+    g_option_context_add_main_entries(context, remaining, NULL);
+    if (!g_option_context_parse_strv(context, &arguments, &error)) {
+        usage_error(command, "%s", error->message);
+        return FALSE;
+    }
+    n = rest == NULL ? 0 : g_strv_length(rest);
+    if (n < min) {
+        usage_error(command, "%s is missing", wanted);
+        return FALSE;
+    }
+    if (n > max) {
+        usage_error(command, "there is one argument too many, \"%s\"", rest[max]);
+        return FALSE;
+    }
+    for (guint i = 0; i < n; i++) {
+        if (*rest[i] == '\0') {
+            usage_error(command, "an argument is empty");
+            return FALSE;
+        }
+    }
+    *operands = g_steal_pointer(&rest);
+    return TRUE;
+}
+
+/* Turn the KEY=VALUE words into ScAttributes, or report the first that is not one. */
+static GPtrArray *parse_attributes(const char *command, char **words)
+{
+    g_autoptr(GPtrArray) attributes =
+        g_ptr_array_new_with_free_func((GDestroyNotify)sc_attribute_free);
+
+    for (; words != NULL && *words != NULL; words++) {
+        g_autoptr(GError) error = NULL;
+        ScAttribute *attribute;
+
+        if (!sc_parse_attribute(*words, &attribute, &error)) {
+            usage_error(command, "%s", error->message);
+            return NULL;
+        }
+        g_ptr_array_add(attributes, attribute);
+    }
+    return g_steal_pointer(&attributes);
+}
+
+/* "-o file=X" is --file X: the file has a place of its own in the library. The last one counts. */
+static void take_file(GPtrArray *attributes, char **file)
+{
+    for (guint i = 0; i < attributes->len;) {
+        ScAttribute *attribute = g_ptr_array_index(attributes, i);
+
+        if (strcmp(attribute->key, "file") != 0) {
+            i++;
+            continue;
+        }
+        g_free(*file);
+        *file = g_steal_pointer(&attribute->value);
+        g_ptr_array_remove_index(attributes, i);
+    }
+}
+
+static int run_create(GOptionContext *context, char **argv)
+{
+    g_autofree char *file = NULL;
+    g_autofree char *size = NULL;
+    g_autofree char *mode = NULL;
+    g_auto(GStrv) set = NULL;
+    const GOptionEntry entries[] = {
+        {"file", 'f', 0, G_OPTION_ARG_FILENAME, &file, "Back the section by this file", "FILE"},
+        {"size", 's', 0, G_OPTION_ARG_FILENAME, &size,
+         "Size in bytes, or with K, M, G, T after it (not with --file)", "SIZE"},
+        {"mode", 'm', 0, G_OPTION_ARG_FILENAME, &mode,
+         "Permission bits (default: 666 less the umask)", "OCTAL"},
+        {"option", 'o', 0, G_OPTION_ARG_FILENAME_ARRAY, &set, "Set an attribute; may be repeated",
+         "KEY=VALUE"},
+        {0},
+    };
+    g_auto(GStrv) operands = NULL;
+    g_autoptr(GPtrArray) attributes = NULL;
+    g_autoptr(GError) error = NULL;
+    ScCreateOptions options = SC_CREATE_OPTIONS_INIT;
+
+    if (!parse(context, "create", entries, argv, 1, 1, "PATH", &operands))
+        return EXIT_USAGE;
+    attributes = parse_attributes("create", set);
+    if (attributes == NULL)
+        return EXIT_USAGE;
+    take_file(attributes, &file);
+
+    if ((size != NULL && !sc_parse_size(size, &options.size, &error)) ||
+        (mode != NULL && !sc_parse_mode(mode, &options.mode, &error)))
+        return usage_error("create", "%s", error->message);
+    if (file != NULL && size != NULL)
+        return usage_error("create", "--file and --size exclude each other; "
+                                     "a file-backed section is as large as its file");
+
+    options.file = file;
+    options.attributes = attributes;
+    return sc_create(operands[0], &options, &error) ? EXIT_SUCCESS : failed(error);
+}
+
+/* One line of info. Whatever a value holds, a line feed or an escape sequence in the name of a
+ * file, the line must stay one line, begin with its key and do nothing to a terminal. */
+static void print_line(const char *key, const char *value, size_t length)
+{
+    printf("%s: ", key);
+    for (size_t i = 0; i < length; i++) {
+        unsigned char c = (unsigned char)value[i];
+
+        if (c < 0x20 || c == 0x7f)
+            printf("\\%03o", c);
+        else
+            putchar(c);
+    }
+    putchar('\n');
+}
+
+/* A value of several lines (the holders of a section) gives as many lines, each under the key. */
+static void print_attribute(const ScAttribute *attribute)
+{
+    const char *value = attribute->value;
+
+    do {
+        size_t length = strcspn(value, "\n");
+
+        print_line(attribute->key, value, length);
+        value += length;
+        if (*value == '\n')
+            value++;
+    } while (*value != '\0');
+}
+
+static int run_info(GOptionContext *context, char **argv)
+{
+    g_auto(GStrv) operands = NULL;
+    gboolean first = TRUE;
+    int status = EXIT_SUCCESS;
+
+    if (!parse(context, "info", NULL, argv, 1, G_MAXUINT, "PATH", &operands))
+        return EXIT_USAGE;
+    for (char **path = operands; *path != NULL; path++) {
+        g_autoptr(GPtrArray) attributes = NULL;
+        g_autoptr(GError) error = NULL;
+
+        if (!sc_list(*path, &attributes, &error)) {
+            status = failed(error);
+            continue;
+        }
+        if (operands[1] != NULL)
+            printf("%s%s:\n", first ? "" : "\n", *path);
+        first = FALSE;
+        for (guint i = 0; i < attributes->len; i++)
+            print_attribute(g_ptr_array_index(attributes, i));
+    }
+    return status;
+}
+
+static int run_get(GOptionContext *context, char **argv)
+{
+    g_auto(GStrv) operands = NULL;
+    g_autoptr(GPtrArray) values = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GError) error = NULL;
+
+    if (!parse(context, "get", NULL, argv, 2, G_MAXUINT, "PATH or KEY", &operands))
+        return EXIT_USAGE;
+    /* All before any is printed: a script shall not take half of an answer for the whole. */
+    for (char **key = operands + 1; *key != NULL; key++) {
+        char *value;
+
+        if (!sc_get(operands[0], *key, &value, &error))
+            return failed(error);
+        g_ptr_array_add(values, value);
+    }
+    for (guint i = 0; i < values->len; i++)
+        puts(g_ptr_array_index(values, i));
+    return EXIT_SUCCESS;
+}
+
+static int run_set(GOptionContext *context, char **argv)
+{
+    g_auto(GStrv) operands = NULL;
+    g_autoptr(GPtrArray) attributes = NULL;
+    g_autoptr(GError) error = NULL;
+
+    if (!parse(context, "set", NULL, argv, 2, G_MAXUINT, "PATH or KEY=VALUE", &operands))
+        return EXIT_USAGE;
+    attributes = parse_attributes("set", operands + 1);
+    if (attributes == NULL)
+        return EXIT_USAGE;
+    for (guint i = 0; i < attributes->len; i++) {
+        const ScAttribute *attribute = g_ptr_array_index(attributes, i);
+
+        if (!sc_set(operands[0], attribute->key, attribute->value, &error))
+            return failed(error);
+    }
+    return EXIT_SUCCESS;
+}
+
+static int run_stats(GOptionContext *context, char **argv)
+{
+    g_auto(GStrv) operands = NULL;
+    g_autofree char *text = NULL;
+    g_autoptr(GError) error = NULL;
+
+    if (!parse(context, "stats", NULL, argv, 1, 1, "MOUNTPOINT", &operands))
+        return EXIT_USAGE;
+    if (!sc_stats(operands[0], &text, &error))
+        return failed(error);
+    fputs(text, stdout);
+    return EXIT_SUCCESS;
+}
+
+static const Command commands[] = {
+    {
+        "create",
+        "PATH",
+        "Create a section, complete or not at all",
+        "PATH lies on a sectionfs mount and does not exist yet. Without --file the section\n"
+        "lives in memory and swap, and is empty unless --size says how large it is.\n"
+        "\n"
+        "Examples:\n"
+        "  sectionctl create /mnt/buffer --size 64M\n"
+        "  sectionctl create /mnt/db --file /srv/golden.db -o protect=readonly",
+        run_create,
+    },
+    {
+        "info",
+        "PATH...",
+        "Show all attributes of sections",
+        "Prints one \"key: value\" a line.",
+        run_info,
+    },
+    {
+        "get",
+        "PATH KEY...",
+        "Print single attributes",
+        "Prints the values alone, one a line, in the order of the keys. Keys are, among others:\n"
+        "  kind      page or file\n"
+        "  file      the file that backs the section\n"
+        "  protect   readonly or readwrite\n"
+        "  mode      how its data reaches programs\n"
+        "  size      in bytes\n"
+        "  opens     how often it is open\n"
+        "  private   bytes in copy-on-write pages\n"
+        "\"sectionctl info PATH\" shows which keys there are.",
+        run_get,
+    },
+    {
+        "set",
+        "PATH KEY=VALUE...",
+        "Set attributes",
+        "Sets them in the order given and stops at the first that is refused.",
+        run_set,
+    },
+    {
+        "stats",
+        "MOUNTPOINT",
+        "Show the statistics of a mount",
+        NULL,
+        run_stats,
+    },
+};
+
+/* Run the command that argv[0] names. */
+static int run_command(char **argv)
+{
+    for (guint i = 0; i < G_N_ELEMENTS(commands); i++) {
+        const Command *command = &commands[i];
+        g_autoptr(GOptionContext) context = NULL;
+        g_autofree char *program = NULL;
+
+        if (strcmp(argv[0], command->name) != 0)
+            continue;
+        /* The help's usage line puts the options between the program's name and the arguments. */
+        program = g_strdup_printf("sectionctl %s", command->name);
+        g_set_prgname(program);
+        context = g_option_context_new(command->arguments);
+        g_option_context_set_summary(context, command->summary);
+        g_option_context_set_description(context, command->details);
+        return command->run(context, argv);
+    }
+    return usage_error(NULL, "there is no command \"%s\"", argv[0]);
+}
+
+static char *command_list(void)
+{
+    GString *list = g_string_new("Commands:\n");
+
+    for (guint i = 0; i < G_N_ELEMENTS(commands); i++)
+        g_string_append_printf(list, "  %-8s%s\n", commands[i].name, commands[i].summary);
+    g_string_append(list, "\n\"sectionctl COMMAND --help\" tells more about one of them.");
+    return g_string_free(list, FALSE);
+}
+
+static int run(char **argv)
+{
+    gboolean version = FALSE;
+    g_auto(GStrv) rest = NULL;
+    const GOptionEntry entries[] = {
+        {"version", 0, 0, G_OPTION_ARG_NONE, &version, "Show the version", NULL},
+        {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &rest, NULL, NULL},
+        {0},
+    };
+    g_autoptr(GOptionContext) context = g_option_context_new("COMMAND [ARGUMENT...]");
+    g_autofree char *list = command_list();
+    g_autoptr(GError) error = NULL;
+    g_auto(GStrv) arguments = g_strdupv(argv);
+
+    /* Options after the command are the command's own. */
+    g_option_context_set_strict_posix(context, TRUE);
+    g_option_context_set_summary(context,
+                                 "Create, show and change the sections of sectionfs mounts.");
+    g_option_context_set_description(context, list);
+    g_option_context_add_main_entries(context, entries, NULL);
+    if (!g_option_context_parse_strv(context, &arguments, &error))
+        return usage_error(NULL, "%s", error->message);
+
+    if (version) {
+        printf("sectionctl %s\n", PACKAGE_VERSION);
+        return EXIT_SUCCESS;
+    }
+    if (rest == NULL)
+        return usage_error(NULL, "the command is missing");
+    return run_command(rest);
+}
+
+int main(int argc, char **argv)
+{
+    int status;
+
+    (void)argc;
+    setlocale(LC_ALL, "");
+    g_set_prgname("sectionctl");
+    status = run(argv);
+
+    /* A full disk must not look like success. */
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        report("cannot write the output");
+        return EXIT_FAILURE;
+    }
+    return status;
+}

@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Accounting. `used` counts the bytes of counted files, page by page as fstat(2) reports them. A
+ * write first charges the most it could allocate, writes, and then settles with what it did
+ * allocate, under the lock of the file; so `used` is never less than the truth.
+ *
+ * Where a tmpfs holds the page sections, a charge must come out of the tmpfs's free room: its size
+ * is lowered by what is `reserved` for counted files. Lowering it below what it holds is refused by
+ * the kernel (EINVAL), and that refusal is our ENOSPC: exact, however many passthrough writers race
+ * with it. Reservations grow and shrink in steps, because each change costs some microseconds.
+ *
+ * Locks: SfsStoreFile.lock, then SfsStore.lock. Neither is held across anything but system calls on
+ * memory files and the reconfiguration of the tmpfs.
+ */
+#include "store.h"
+
+#include "keeper-link.h"
+#include "log.h"
+#include "util.h"
+
+#include <linux/magic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/statfs.h>
+
+/* What a store without a limit is limited to: tmpfs stops counting when told "none". */
+#define NO_LIMIT ((uint64_t)1 << 60)
+
+/* Steps of the reservation: taken at a time, and kept in hand at most. */
+#define RESERVE_STEP ((uint64_t)1 << 20)
+#define RESERVE_SPARE ((uint64_t)4 << 20)
+
+struct SfsStore {
+    SfsRegistry *registry;
+    int link;
+    int tmpfs;
+    uint64_t limit;
+    GThreadPool *reaper;
+
+    GMutex lock; /* protects all below */
+    uint64_t used;     /* bytes of counted files, charges included */
+    uint64_t overlays; /* the part of it in overlays */
+    uint64_t reserved; /* taken off the tmpfs; >= used unless forced */
+};
+
+struct SfsStoreFile {
+    SfsStore *store;
+    SfsStoreUse use;
+    bool counted;
+    int fd;
+    uint32_t slot;
+
+    GMutex lock;
+    uint64_t bytes; /* counted for this file; protected by lock */
+};
+
+/* --- the private tmpfs ------------------------------------------------------------------------ */
+
+static int
+set_size(int context, uint64_t bytes)
+{
+    char text[32];
+
+    g_snprintf(text, sizeof text, "%" PRIu64, bytes);
+    return fsconfig(context, FSCONFIG_SET_STRING, "size", text, 0) == 0 ? 0 : -errno;
+}
+
+int
+sfs_store_make_tmpfs(uint64_t limit, GError **error)
+{
+    sfs_autofd context = fsopen("tmpfs", FSOPEN_CLOEXEC);
+    int mount = -1;
+
+    if (context >= 0 && set_size(context, limit != 0 ? limit : NO_LIMIT) == 0 &&
+        fsconfig(context, FSCONFIG_SET_STRING, "nr_inodes", "0", 0) == 0 &&
+        fsconfig(context, FSCONFIG_SET_STRING, "mode", "0700", 0) == 0 &&
+        fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
+        mount = fsmount(context, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+    if (mount < 0)
+        g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno),
+                    "cannot make the private tmpfs: %s", g_strerror(errno));
+    return mount;
+}
+
+/* Sets how much the tmpfs may hold. -ENOSPC when it holds more already. */
+static int
+resize_tmpfs(SfsStore *store, uint64_t bytes)
+{
+    sfs_autofd context = fspick(store->tmpfs, "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH);
+    int r;
+
+    if (context < 0)
+        return -errno;
+    r = set_size(context, bytes);
+    if (r < 0)
+        return r;
+    if (fsconfig(context, FSCONFIG_CMD_RECONFIGURE, NULL, NULL, 0) != 0)
+        return errno == EINVAL ? -ENOSPC : -errno;
+    return 0;
+}
+
+/* --- the count -------------------------------------------------------------------------------- */
+
+static uint64_t
+effective_limit(const SfsStore *store)
+{
+    return store->limit != 0 ? store->limit : NO_LIMIT;
+}
+
+/* Makes the reservation at least @wanted bytes. Lock held. */
+static int
+reserve(SfsStore *store, uint64_t wanted)
+{
+    uint64_t steps[] = { wanted + RESERVE_STEP, wanted };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(steps); i++) {
+        /* 0 would mean "no limit" to tmpfs, so one page always stays with it. */
+        if (steps[i] + SFS_PAGE_SIZE > effective_limit(store))
+            continue;
+        if (resize_tmpfs(store, effective_limit(store) - steps[i]) == 0) {
+            store->reserved = steps[i];
+            return 0;
+        }
+    }
+    return -ENOSPC;
+}
+
+/* Gives back what is reserved beyond need. Failure leaves it reserved, which is only early ENOSPC
+ * for others. Lock held. */
+static void
+give_back(SfsStore *store)
+{
+    uint64_t keep = store->used == 0 ? 0 : store->used + RESERVE_STEP;
+
+    if (store->reserved > keep && (store->used == 0 || store->reserved - keep > RESERVE_SPARE) &&
+        resize_tmpfs(store, effective_limit(store) - keep) == 0)
+        store->reserved = keep;
+}
+
+/* Counts @bytes for @file, if they fit. */
+static bool
+charge(SfsStoreFile *file, uint64_t bytes, bool force)
+{
+    SfsStore *store = file->store;
+    bool fits = true;
+
+    g_mutex_lock(&store->lock);
+    if (store->tmpfs >= 0) {
+        if (store->used + bytes > store->reserved)
+            fits = reserve(store, store->used + bytes) == 0;
+    } else {
+        fits = store->used + bytes <= effective_limit(store);
+    }
+    if (fits || force) {
+        store->used += bytes;
+        if (file->use == SFS_STORE_OVERLAY)
+            store->overlays += bytes;
+    }
+    g_mutex_unlock(&store->lock);
+    return fits || force;
+}
+
+static void
+uncharge(SfsStoreFile *file, uint64_t bytes)
+{
+    SfsStore *store = file->store;
+
+    if (bytes == 0)
+        return;
+    g_mutex_lock(&store->lock);
+    store->used -= bytes;
+    if (file->use == SFS_STORE_OVERLAY)
+        store->overlays -= bytes;
+    if (store->tmpfs >= 0)
+        give_back(store);
+    g_mutex_unlock(&store->lock);
+}
+
+/* Replaces what was charged for an operation on @file by what it really holds. File locked. */
+static void
+settle(SfsStoreFile *file, uint64_t charged)
+{
+    struct stat st;
+    uint64_t now = file->bytes + charged;
+
+    if (fstat(file->fd, &st) == 0)
+        now = (uint64_t)st.st_blocks * 512;
+    if (now > file->bytes + charged)
+        charge(file, now - file->bytes - charged, true);
+    else
+        uncharge(file, file->bytes + charged - now);
+    file->bytes = now;
+}
+
+/* Bytes, in whole pages, that writing this range would have to allocate. */
+static uint64_t
+missing(const SfsStoreFile *file, off_t offset, uint64_t length)
+{
+    uint64_t end = sfs_page_round_up((uint64_t)offset + length);
+    uint64_t at = (uint64_t)offset & ~(uint64_t)(SFS_PAGE_SIZE - 1);
+    uint64_t holes = 0;
+
+    while (at < end) {
+        off_t data = lseek(file->fd, (off_t)at, SEEK_DATA);
+        off_t hole;
+
+        if (data < 0 || (uint64_t)data >= end)
+            return holes + (end - at);
+        holes += (uint64_t)data - at;
+        hole = lseek(file->fd, data, SEEK_HOLE);
+        if (hole < 0)
+            return holes + (end - (uint64_t)data);
+        at = (uint64_t)hole;
+    }
+    return holes;
+}
+
+void
+sfs_store_usage(SfsStore *store, SfsStoreUsage *usage)
+{
+    struct statfs st;
+
+    g_mutex_lock(&store->lock);
+    usage->limit = store->limit;
+    usage->used = store->used;
+    usage->overlays = store->overlays;
+    if (store->tmpfs >= 0 && fstatfs(store->tmpfs, &st) == 0)
+        usage->used += (uint64_t)(st.f_blocks - st.f_bfree) * (uint64_t)st.f_bsize;
+    g_mutex_unlock(&store->lock);
+}
+
+const char *
+sfs_store_engine(const SfsStore *store)
+{
+    return store->tmpfs >= 0 ? "tmpfs" : "memfd";
+}
+
+/* --- files ------------------------------------------------------------------------------------ */
+
+/* On the reaper's thread. */
+static void
+reap(gpointer data, gpointer unused)
+{
+    SfsStoreFile *file = data;
+    uint64_t bytes = file->bytes;
+
+    close(file->fd);
+    uncharge(file, bytes);
+    g_mutex_clear(&file->lock);
+    g_free(file);
+}
+
+SfsStore *
+sfs_store_new(SfsRegistry *registry, int link, int tmpfs, uint64_t limit)
+{
+    SfsStore *store = g_new0(SfsStore, 1);
+
+    store->registry = registry;
+    store->link = link;
+    store->tmpfs = tmpfs;
+    store->limit = limit;
+    g_mutex_init(&store->lock);
+    store->reaper = g_thread_pool_new(reap, NULL, 1, FALSE, NULL);
+    return store;
+}
+
+void
+sfs_store_free(SfsStore *store)
+{
+    if (store == NULL)
+        return;
+    g_thread_pool_free(store->reaper, FALSE, TRUE);
+    g_mutex_clear(&store->lock);
+    g_free(store);
+}
+
+int
+sfs_store_file_new(SfsStore *store, SfsStoreUse use, SfsStoreFile **out)
+{
+    bool counted = use == SFS_STORE_OVERLAY || store->tmpfs < 0;
+    sfs_autofd fd = -1;
+    SfsStoreFile *file;
+    uint32_t slot;
+    int r;
+
+    if (counted)
+        fd = memfd_create(use == SFS_STORE_OVERLAY ? "sectionfs-overlay" : "sectionfs-section",
+                          MFD_CLOEXEC);
+    else
+        fd = openat(store->tmpfs, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return -errno;
+    r = sfs_link_put(store->link, store->registry, fd, &slot);
+    if (r < 0)
+        return r;
+    file = g_new0(SfsStoreFile, 1);
+    file->store = store;
+    file->use = use;
+    file->counted = counted;
+    file->slot = slot;
+    file->fd = sfs_fd_steal(&fd);
+    g_mutex_init(&file->lock);
+    *out = file;
+    return 0;
+}
+
+void
+sfs_store_file_free(SfsStoreFile *file)
+{
+    sfs_link_drop(file->store->link, file->store->registry, file->slot);
+    g_thread_pool_push(file->store->reaper, file, NULL);
+}
+
+int
+sfs_store_file_fd(const SfsStoreFile *file)
+{
+    return file->fd;
+}
+
+uint32_t
+sfs_store_file_slot(const SfsStoreFile *file)
+{
+    return file->slot;
+}
+
+/* How much of a write that does not fit as a whole does: whole pages up to what is free. */
+static size_t
+fitting(SfsStoreFile *file, size_t size, off_t offset)
+{
+    SfsStoreUsage usage;
+    uint64_t room, limit;
+    size_t in_page = (size_t)offset % SFS_PAGE_SIZE;
+
+    sfs_store_usage(file->store, &usage);
+    limit = effective_limit(file->store);
+    room = limit > usage.used ? (limit - usage.used) & ~(uint64_t)(SFS_PAGE_SIZE - 1) : 0;
+    return room > in_page ? MIN(size, (size_t)(room - in_page)) : 0;
+}
+
+ssize_t
+sfs_store_file_write(SfsStoreFile *file, const void *buf, size_t size, off_t offset, bool force)
+{
+    g_autoptr(GMutexLocker) locker = NULL;
+    uint64_t charged = 0;
+    int r;
+
+    if (!file->counted) {
+        ssize_t n = pwrite(file->fd, buf, size, offset);
+
+        return n < 0 ? -errno : n;
+    }
+    locker = g_mutex_locker_new(&file->lock);
+    charged = sfs_page_round_up(size + (uint64_t)offset % SFS_PAGE_SIZE);
+    if (!charge(file, charged, false)) {
+        charged = missing(file, offset, size);
+        if (!charge(file, charged, force)) {
+            size = fitting(file, size, offset);
+            charged = missing(file, offset, size);
+            if (size == 0 || !charge(file, charged, false))
+                return -ENOSPC;
+        }
+    }
+    r = sfs_pwrite_full(file->fd, buf, size, offset);
+    settle(file, charged);
+    return r < 0 ? r : (ssize_t)size;
+}
+
+int
+sfs_store_file_truncate(SfsStoreFile *file, off_t size)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&file->lock);
+
+    if (ftruncate(file->fd, size) != 0)
+        return -errno;
+    if (file->counted)
+        settle(file, 0);
+    return 0;
+}
+
+int
+sfs_store_file_allocate(SfsStoreFile *file, int mode, off_t offset, off_t length)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&file->lock);
+    uint64_t charged = 0;
+    int r;
+
+    if (file->counted && !(mode & FALLOC_FL_PUNCH_HOLE)) {
+        charged = missing(file, offset, (uint64_t)length);
+        if (!charge(file, charged, false))
+            return -ENOSPC;
+    }
+    r = fallocate(file->fd, mode, offset, length) == 0 ? 0 : -errno;
+    if (file->counted)
+        settle(file, charged);
+    return r;
+}

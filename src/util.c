@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: MIT */
+#include "util.h"
+
+#include <string.h>
+
+int
+sfs_parse_number(const char *text, int base, uint64_t max, uint64_t *value)
+{
+    char *end = NULL;
+    guint64 n;
+
+    /* strtoull takes signs and spaces; a size has none. */
+    if (!g_ascii_isdigit(text[0]))
+        return -EINVAL;
+    errno = 0;
+    n = g_ascii_strtoull(text, &end, base);
+    if (errno == ERANGE)
+        return -ERANGE;
+    if (errno != 0 || *end != '\0')
+        return -EINVAL;
+    if (n > max)
+        return -ERANGE;
+    *value = n;
+    return 0;
+}
+
+int
+sfs_parse_size(const char *text, uint64_t *bytes)
+{
+    static const char suffixes[] = "kmgtpe";
+    size_t len = strlen(text);
+    const char *suffix = NULL;
+    g_autofree char *digits = NULL;
+    unsigned shift = 0;
+    uint64_t n;
+    int r;
+
+    if (len == 0)
+        return -EINVAL;
+    suffix = memchr(suffixes, g_ascii_tolower(text[len - 1]), sizeof suffixes - 1);
+    if (suffix != NULL) {
+        shift = 10 * (unsigned)(suffix - suffixes + 1);
+        len--;
+    }
+    digits = g_strndup(text, len);
+    r = sfs_parse_number(digits, 10, INT64_MAX, &n);
+    if (r < 0)
+        return r;
+    if (n > (uint64_t)INT64_MAX >> shift)
+        return -ERANGE;
+    *bytes = n << shift;
+    return 0;
+}
+
+struct timespec
+sfs_now(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME_COARSE, &now);
+    return now;
+}
+
+struct timespec
+sfs_time_max(struct timespec a, struct timespec b)
+{
+    if (a.tv_sec != b.tv_sec)
+        return a.tv_sec > b.tv_sec ? a : b;
+    return a.tv_nsec >= b.tv_nsec ? a : b;
+}
+
+ssize_t
+sfs_pread_full(int fd, void *buf, size_t size, off_t offset)
+{
+    size_t done = 0;
+
+    while (done < size) {
+        ssize_t n = pread(fd, (char *)buf + done, size - done, offset + (off_t)done);
+
+        if (n == 0)
+            break;
+        if (n < 0) {
+            if (errno == EINTR)
+                continue;
+            return -errno;
+        }
+        done += (size_t)n;
+    }
+    return (ssize_t)done;
+}
+
+int
+sfs_pwrite_full(int fd, const void *buf, size_t size, off_t offset)
+{
+    size_t done = 0;
+
+    while (done < size) {
+        ssize_t n = pwrite(fd, (const char *)buf + done, size - done, offset + (off_t)done);
+
+        if (n < 0) {
+            if (errno == EINTR)
+                continue;
+            return -errno;
+        }
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+ssize_t
+sfs_read_text(int dirfd, const char *path, char *buf, size_t size)
+{
+    sfs_autofd fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC);
+    ssize_t n;
+
+    if (fd < 0)
+        return -errno;
+    n = sfs_pread_full(fd, buf, size - 1, 0);
+    if (n < 0)
+        return n;
+    buf[n] = '\0';
+    return n;
+}

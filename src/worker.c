@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The main thread answers the kernel's first request, INIT, alone; what the two sides agree on decides
+ * which store there is. Then a fixed number of threads receive and process requests; the main thread
+ * waits for them. They end when the kernel says that the connection is gone.
+ *
+ * One more thread watches the keeper: without it nobody would hold the descriptors, or unmount, so the
+ * worker then detaches the mount and ends.
+ */
+#include "worker.h"
+
+#include "keeper-link.h"
+#include "log.h"
+#include "mountpoint.h"
+#include "namespace.h"
+#include "node.h"
+#include "ops.h"
+#include "passthrough.h"
+#include "section.h"
+#include "store.h"
+
+#include <linux/fuse.h>
+#include <stdio.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+#define MAX_WRITE ((uint32_t)1 << 20)
+#define MAX_BACKGROUND 64
+
+typedef struct {
+    SfsMount mount;
+    struct fuse_session *session;
+    bool refused; /* INIT showed that the mount cannot be as it was asked for */
+} Worker;
+
+/* --- INIT ----------------------------------------------------------------------------------------- */
+
+/* What is asked of the kernel where it has it, and what is not wanted though libfuse would ask. */
+static const uint64_t wanted[] = {
+    FUSE_CAP_ASYNC_READ,     FUSE_CAP_ASYNC_DIO,     FUSE_CAP_ATOMIC_O_TRUNC,
+    FUSE_CAP_PARALLEL_DIROPS, FUSE_CAP_CACHE_SYMLINKS, FUSE_CAP_DIRECT_IO_ALLOW_MMAP,
+    /* A write takes set-id bits off here, so the kernel need not ask for attributes before each. */
+    FUSE_CAP_HANDLE_KILLPRIV_V2,
+    /* A nodeid is good for one mount; handles for other machines cannot be made of it. */
+    FUSE_CAP_NO_EXPORT_SUPPORT, FUSE_CAP_SPLICE_WRITE,
+};
+static const uint64_t unwanted[] = {
+    /* The page cache of a page section is right until its own kernel changes it. */
+    FUSE_CAP_AUTO_INVAL_DATA,
+    FUSE_CAP_WRITEBACK_CACHE, /* silently excludes passthrough */
+    FUSE_CAP_SPLICE_READ,     /* requests are looked at before libfuse gets them */
+    FUSE_CAP_OVER_IO_URING,
+};
+
+static void
+decide_passthrough(Worker *worker, struct fuse_conn_info *conn)
+{
+    SfsRegistryHeader *header = worker->mount.header;
+    SfsPassthroughWish wish = header->config.passthrough;
+    const char *reason = "";
+    bool granted = false;
+
+    if (wish == SFS_PASSTHROUGH_OFF)
+        reason = "asked for by passthrough=off";
+    else if (!sfs_passthrough_possible(&reason))
+        ;
+    else if (!header->keeper_has_tmpfs)
+        reason = "there is no private tmpfs";
+    else if (!fuse_set_feature_flag(conn, FUSE_CAP_PASSTHROUGH))
+        reason = "the kernel does not offer it (it is part of Linux 6.9 and newer)";
+    else
+        granted = true;
+    if (granted) {
+        conn->max_backing_stack_depth = 1;
+        reason = "the kernel grants it";
+    } else if (wish == SFS_PASSTHROUGH_ON) {
+        g_snprintf(header->startup_error, sizeof header->startup_error,
+                   "option passthrough=on: not possible here: %s", reason);
+        worker->refused = true;
+    }
+    header->passthrough = granted;
+    g_strlcpy(header->mode_reason, reason, sizeof header->mode_reason);
+}
+
+static void
+op_init(void *userdata, struct fuse_conn_info *conn)
+{
+    Worker *worker = userdata;
+    SfsMount *mount = &worker->mount;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(wanted); i++)
+        fuse_set_feature_flag(conn, wanted[i]);
+    for (size_t i = 0; i < G_N_ELEMENTS(unwanted); i++)
+        fuse_unset_feature_flag(conn, unwanted[i]);
+    mount->direct_mmap = conn->want_ext & FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
+    conn->max_write = MAX_WRITE;
+    conn->max_background = MAX_BACKGROUND;
+    conn->time_gran = 1;
+    decide_passthrough(worker, conn);
+    mount->header->protocol_major = conn->proto_major;
+    mount->header->protocol_minor = conn->proto_minor;
+    mount->store = sfs_store_new(mount->registry, mount->link,
+                                 mount->header->passthrough ? SFS_FD_STORE : -1,
+                                 mount->header->config.size);
+}
+
+/* --- requests ------------------------------------------------------------------------------------- */
+
+static void
+count_request(Worker *worker, const struct fuse_buf *buf)
+{
+    const struct fuse_in_header *in = buf->mem;
+    SfsClass class = (SfsClass)(in->nodeid >> SFS_CLASS_SHIFT);
+
+    /* Looking at the counters does not change them. */
+    if (in->opcode < SFS_OPCODES && class != SFS_CLASS_STATS && class != SFS_CLASS_INFO)
+        atomic_fetch_add_explicit(&worker->mount.header->requests[in->opcode], 1,
+                                  memory_order_relaxed);
+}
+
+/* The kernel says INIT once in the life of a connection; a later worker has to be told by this one. */
+static void
+save_init(Worker *worker, const struct fuse_buf *buf)
+{
+    SfsRegistryHeader *header = worker->mount.header;
+    const struct fuse_in_header *in = buf->mem;
+
+    if (in->opcode == FUSE_INIT && buf->size <= sizeof header->init_request) {
+        memcpy(header->init_request, buf->mem, buf->size);
+        header->init_length = (uint32_t)buf->size;
+    }
+}
+
+/* One request, if there is one. False: the connection has ended. */
+static bool
+serve_one(Worker *worker, struct fuse_buf *buf)
+{
+    int r = fuse_session_receive_buf(worker->session, buf);
+
+    if (r == -EINTR || r == -EAGAIN)
+        return true;
+    if (r <= 0)
+        return false;
+    count_request(worker, buf);
+    if (!atomic_load(&worker->mount.header->ready))
+        save_init(worker, buf);
+    fuse_session_process_buf(worker->session, buf);
+    return !fuse_session_exited(worker->session);
+}
+
+static gpointer
+serve(gpointer data)
+{
+    struct fuse_buf buf = { 0 };
+
+    while (serve_one(data, &buf))
+        ;
+    free(buf.mem);
+    return NULL;
+}
+
+static void
+serve_init(Worker *worker)
+{
+    struct fuse_buf buf = { 0 };
+
+    while (worker->mount.header->protocol_major == 0 && serve_one(worker, &buf))
+        ;
+    free(buf.mem);
+}
+
+static void
+serve_all(Worker *worker)
+{
+    guint n = CLAMP(2 * g_get_num_processors(), 4, 16);
+    g_autofree GThread **threads = g_new(GThread *, n);
+
+    for (guint i = 0; i < n; i++)
+        threads[i] = g_thread_new("serve", serve, worker);
+    for (guint i = 0; i < n; i++)
+        g_thread_join(threads[i]);
+}
+
+/* --- the process ---------------------------------------------------------------------------------- */
+
+static gpointer
+watch_keeper(gpointer data)
+{
+    Worker *worker = data;
+    char byte;
+
+    /* The keeper never says anything: this returns when it is gone. */
+    while (recv(worker->mount.link, &byte, 1, 0) < 0 && errno == EINTR)
+        ;
+    g_critical("the keeper is gone: the mount ends");
+    sfs_mountpoint_detach(worker->mount.header->config.mountpoint,
+                          (dev_t)worker->mount.header->mount_dev);
+    _exit(2);
+}
+
+static void
+set_up_process(void)
+{
+    struct sigaction ignore = { .sa_handler = SIG_IGN };
+    static const int signals[] = { SIGPIPE, SIGINT, SIGTERM, SIGHUP };
+
+    /* Signals are for the keeper, which a terminal's reach as well. */
+    for (size_t i = 0; i < G_N_ELEMENTS(signals); i++)
+        sigaction(signals[i], &ignore, NULL);
+    umask(0);
+    /* Under memory pressure write-back may wait for this process; it must not wait for write-back. */
+    prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+}
+
+static bool
+start_session(Worker *worker)
+{
+    char *argv[] = { (char *)"sectionfs", (char *)"-d", NULL };
+    struct fuse_args args = FUSE_ARGS_INIT(worker->mount.header->config.debug ? 2 : 1, argv);
+    struct fuse_lowlevel_ops ops = *sfs_ops();
+    char device[32];
+    bool ok;
+
+    ops.init = op_init;
+    g_snprintf(device, sizeof device, "/dev/fd/%d", SFS_FD_DEVICE);
+    worker->session = fuse_session_new(&args, &ops, sizeof ops, worker);
+    ok = worker->session != NULL && fuse_session_mount(worker->session, device) == 0;
+    fuse_opt_free_args(&args);
+    if (!ok)
+        g_snprintf(worker->mount.header->startup_error, sizeof worker->mount.header->startup_error,
+                   "libfuse cannot start a session: %s", sfs_log_last_fuse_error());
+    return ok;
+}
+
+static void
+open_rooms(Worker *worker)
+{
+    SfsMount *mount = &worker->mount;
+
+    mount->device = SFS_FD_DEVICE;
+    mount->link = SFS_FD_LINK;
+    mount->nodes = sfs_nodes_new(mount->registry, mount->device, mount->link);
+    sfs_node_make_root(mount->nodes, &mount->header->config);
+    mount->names = sfs_namespace_new(mount->registry, mount->nodes, mount->header->config.nr_sections);
+    mount->sections = sfs_sections_new(mount);
+    sfs_ops_start(mount);
+}
+
+static void
+close_rooms(Worker *worker)
+{
+    SfsMount *mount = &worker->mount;
+
+    sfs_ops_stop(mount);
+    sfs_sections_free(mount->sections);
+    sfs_namespace_free(mount->names);
+    sfs_nodes_free(mount->nodes);
+    sfs_store_free(mount->store);
+}
+
+int
+sfs_worker_main(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(SfsRegistry) registry = sfs_registry_open(SFS_FD_REGISTRY, &error);
+    Worker worker = { 0 };
+    int status = 0;
+
+    if (registry == NULL) {
+        fprintf(stderr, "sectionfs: a worker is started by sectionfs itself: %s\n", error->message);
+        return 1;
+    }
+    worker.mount.registry = registry;
+    worker.mount.header = sfs_registry_header(registry);
+    worker.mount.header->worker_pid = (uint32_t)getpid();
+    worker.mount.header->worker_starts++;
+    sfs_log_init(worker.mount.header->config.foreground, worker.mount.header->config.debug);
+    set_up_process();
+    open_rooms(&worker);
+    if (!start_session(&worker)) {
+        close_rooms(&worker);
+        return 1;
+    }
+    serve_init(&worker);
+    if (worker.refused || worker.mount.store == NULL) {
+        status = 1;
+    } else {
+        atomic_store(&worker.mount.header->ready, 1);
+        g_thread_unref(g_thread_new("watch-keeper", watch_keeper, &worker));
+        sfs_link_ready(worker.mount.link);
+        serve_all(&worker);
+    }
+    close_rooms(&worker);
+    fuse_session_destroy(worker.session);
+    return status;
+}
