@@ -74,5 +74,5 @@ typedef struct {
     SfsPassthroughWish passthrough;
     bool foreground;
     bool debug;
-    bool read_only;                /* the mount as a whole, by -o ro */
+    bool allow_root;               /* nobody but root and who mounted it */
 } SfsConfig;

@@ -342,7 +342,7 @@ sfs_control_set(SfsMount *mount, const SfsTarget *target, const SfsCaller *calle
     if (key->set == NULL)
         return -EPERM;
     /* Values are text; a NUL at the end, as some languages add it, does no harm. */
-    text = g_strndup(value, size);
+    text = g_strndup(value != NULL ? value : "", size);
     if (strlen(text) + 1 < size)
         return -EINVAL;
     return key->set(mount, target, caller, text);

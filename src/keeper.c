@@ -21,11 +21,13 @@
 #include "mountpoint.h"
 #include "registry.h"
 #include "store.h"
+#include "util.h"
 
 #include <fuse_lowlevel.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -37,6 +39,7 @@ typedef struct {
     SfsRegistryHeader *header;
     struct fuse_session *session; /* only for mounting */
     int signals;
+    int null; /* /dev/null */
     int link; /* our end of the worker's socket */
     pid_t worker;
     pid_t detacher;    /* the child that takes the mount off, or 0 */
@@ -58,7 +61,7 @@ typedef struct {
 
 /* Only 0, 1, 2 and the caller's one stay open; the numbers that have a meaning are taken, so that nothing
  * else gets them. */
-static void
+static int
 clear_descriptors(int keep_fd)
 {
     int null;
@@ -71,9 +74,8 @@ clear_descriptors(int keep_fd)
     }
     do
         null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    while (null >= 0 && null < SFS_FD_FIRST_FREE - 1);
-    if (null >= SFS_FD_FIRST_FREE)
-        close(null);
+    while (null >= 0 && null < SFS_FD_FIRST_FREE);
+    return null;
 }
 
 /* Gives @fd the number that workers know it by, and lets them inherit it. */
@@ -120,6 +122,9 @@ exec_worker(const Keeper *keeper)
     char *argv[] = { (char *)"sectionfs", (char *)"--worker", keeper->config->mountpoint, NULL };
     sigset_t none;
 
+    /* In the background it has no business with the terminal, and must not keep it open. */
+    for (int fd = 0; !keeper->config->foreground && fd <= 2; fd++)
+        dup2(keeper->null, fd);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     execv("/proc/self/exe", argv);
@@ -139,7 +144,7 @@ start_worker(Keeper *keeper, GError **error)
     if (keeper->worker == 0)
         exec_worker(keeper);
     /* From now on only the worker has its end, so that its death shows. */
-    place(open("/dev/null", O_RDWR | O_CLOEXEC), SFS_FD_LINK);
+    dup3(keeper->null, SFS_FD_LINK, O_CLOEXEC);
     if (keeper->worker < 0)
         FAIL("cannot start the worker: %s", g_strerror(errno));
     return TRUE;
@@ -290,14 +295,16 @@ serve(Keeper *keeper)
 static void
 clean_up(Keeper *keeper)
 {
-    /* Without the connection nobody has to be waited for any more. */
+    /* Without the connection nobody has to be waited for any more, and a mount that is still there
+     * is dead. */
     close(SFS_FD_DEVICE);
     if (keeper->session != NULL)
         fuse_session_destroy(keeper->session);
     while (keeper->detacher > 0 && waitpid(keeper->detacher, NULL, 0) < 0 && errno == EINTR)
         ;
     if (keeper->header != NULL)
-        sfs_mountpoint_detach(keeper->config->mountpoint, (dev_t)keeper->header->mount_dev);
+        sfs_mountpoint_detach_dead(keeper->config->mountpoint, (dev_t)keeper->header->mount_dev);
+    sfs_fd_clear(&keeper->null);
     sfs_fd_clear(&keeper->signals);
     sfs_fd_clear(&keeper->link);
     g_clear_pointer(&keeper->registry, sfs_registry_free);
@@ -320,11 +327,30 @@ take_over_signals(Keeper *keeper)
     keeper->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+/* What fusermount3 has to say goes to its stderr: that of ours is a file meanwhile, so that there is one
+ * sentence in the end, and not two. */
+static int
+mount_session(Keeper *keeper, char *said, size_t size)
+{
+    sfs_autofd file = memfd_create("fusermount3", MFD_CLOEXEC);
+    sfs_autofd saved = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, SFS_FD_FIRST_FREE);
+    ssize_t n;
+    int r;
+
+    dup2(file, STDERR_FILENO);
+    r = fuse_session_mount(keeper->session, keeper->config->mountpoint);
+    dup2(saved, STDERR_FILENO);
+    n = sfs_pread_full(file, said, size - 1, 0);
+    said[MAX(n, 0)] = '\0';
+    return r;
+}
+
 static gboolean
 mount_it(Keeper *keeper, GError **error)
 {
     static const struct fuse_lowlevel_ops none = { 0 };
     struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+    char said[512] = "";
     gboolean ok;
 
     if (access("/dev/fuse", R_OK | W_OK) != 0)
@@ -334,15 +360,11 @@ mount_it(Keeper *keeper, GError **error)
     fuse_opt_add_arg(&args, "-o");
     fuse_opt_add_arg(&args, keeper->config->fuse_options);
     keeper->session = fuse_session_new(&args, &none, sizeof none, NULL);
-    ok = keeper->session != NULL &&
-         fuse_session_mount(keeper->session, keeper->config->mountpoint) == 0;
+    ok = keeper->session != NULL && mount_session(keeper, said, sizeof said) == 0;
     fuse_opt_free_args(&args);
-    if (!ok) {
-        const char *why = sfs_log_last_fuse_error();
-
+    if (!ok)
         FAIL("cannot mount on %s: %s", keeper->config->mountpoint,
-             why[0] != '\0' ? why : "fusermount3 refused it (its message is above)");
-    }
+             said[0] != '\0' ? g_strchomp(said) : sfs_log_last_fuse_error());
     dup2(fuse_session_fd(keeper->session), SFS_FD_DEVICE);
     keeper->header->mount_dev = sfs_mountpoint_device(keeper->config->mountpoint);
     return TRUE;
@@ -409,7 +431,7 @@ sfs_keeper_run(SfsConfig *config, int keep_fd, SfsReadyFunc ready, void *data, G
     };
     gboolean ok;
 
-    clear_descriptors(keep_fd);
+    keeper.null = clear_descriptors(keep_fd);
     raise_limits();
     take_over_signals(&keeper);
     ok = start(&keeper, error);

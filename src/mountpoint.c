@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/statfs.h>
 #include <sys/sysmacros.h>
 
 #define FAIL(...)                                                                                  \
@@ -31,15 +32,24 @@ take_off(const char *path)
         g_warning("cannot unmount %s: %s", path, error->message);
 }
 
+/* Whether the FUSE filesystem that is mounted there has lost its daemon. The kernel may still know the
+ * attributes of its root, so stat(2) does not tell; statfs(2) always has to ask. */
+static bool
+is_dead(const char *path)
+{
+    struct statfs st;
+
+    return statfs(path, &st) != 0 && (errno == ENOTCONN || errno == ECONNABORTED);
+}
+
 gboolean
 sfs_mountpoint_prepare(char *path, GError **error)
 {
-    g_autofree char *absolute = NULL;
+    g_autofree char *absolute = g_canonicalize_filename(path, NULL);
     char resolved[PATH_MAX];
     struct stat st;
 
-    if (stat(path, &st) != 0 && errno == ENOTCONN) {
-        absolute = g_canonicalize_filename(path, NULL);
+    if (sfs_mountpoint_device(absolute) != 0 && is_dead(absolute)) {
         g_message("%s has a dead mount on it: taking it off", absolute);
         take_off(absolute);
     }
@@ -88,5 +98,12 @@ void
 sfs_mountpoint_detach(const char *path, dev_t device)
 {
     if (device != 0 && sfs_mountpoint_device(path) == device)
+        take_off(path);
+}
+
+void
+sfs_mountpoint_detach_dead(const char *path, dev_t device)
+{
+    if (device != 0 && sfs_mountpoint_device(path) == device && is_dead(path))
         take_off(path);
 }

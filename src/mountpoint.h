@@ -16,3 +16,7 @@ dev_t sfs_mountpoint_device(const char *path);
 /* Takes the mount with this device off @path: names lead elsewhere at once, open files live on. Does
  * nothing where another is mounted there, or none. May wait for the filesystem. */
 void sfs_mountpoint_detach(const char *path, dev_t device);
+
+/* The same where nobody serves the mount any more; leaves one alone that is served. For the end: device
+ * numbers are given out again at once, so the mount found there may be a successor of ours. */
+void sfs_mountpoint_detach_dead(const char *path, dev_t device);

@@ -218,16 +218,15 @@ sfs_namespace_lookup(SfsNamespace *names, const SfsTarget *dir, const char *name
     entry = find(names, dir->slot, name);
     if (entry != NULL) {
         sfs_node_target(names->nodes, entry->rec->node, dir->class, child);
-        if (dir->class == SFS_CLASS_NODE)
-            child->rec->nlookup++;
+        sfs_node_reference(child);
     }
     g_rw_lock_reader_unlock(&names->lock);
     return entry != NULL ? 0 : -ENOENT;
 }
 
 int
-sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset, bool lookup,
-                   SfsEachEntry each, void *data)
+sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset, SfsEachEntry each,
+                   void *data)
 {
     bool more = true;
     GTree *tree;
@@ -254,8 +253,6 @@ sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset, b
 
             sfs_node_target(names->nodes, entry->rec->node, dir->class, &child);
             more = each(name, &child, entry->rec->cookie, data);
-            if (more && lookup && child.class == SFS_CLASS_NODE)
-                child.rec->nlookup++;
         }
     }
     g_rw_lock_reader_unlock(&names->lock);

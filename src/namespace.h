@@ -44,9 +44,9 @@ int sfs_namespace_rename(SfsNamespace *names, const SfsTarget *dir, const char *
                          const SfsTarget *new_dir, const char *new_name, unsigned flags);
 
 /* Calls @each for the entries of @dir that come after @offset (0: from the start), "." and ".." first,
- * until it returns false. @next is the offset to go on from. Called with the lock held: it must not
- * call back. For sfs_namespace_list() with @lookup, each entry but "." and ".." for which @each returns
- * true is counted as looked up. */
+ * until it returns false. @next is the offset to go on from. Called with the lock held: it must neither
+ * call back nor block. An entry that it hands to the kernel as looked up, it counts by
+ * sfs_node_reference(). */
 typedef bool (*SfsEachEntry)(const char *name, const SfsTarget *child, uint64_t next, void *data);
-int sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset, bool lookup,
+int sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset,
                        SfsEachEntry each, void *data);

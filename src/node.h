@@ -101,6 +101,15 @@ void sfs_node_abandon(SfsNodes *nodes, uint32_t slot);
 /* Makes the root directory, if the registry has none yet. */
 void sfs_node_make_root(SfsNodes *nodes, const SfsConfig *config);
 
+/* Counts a reference for the kernel, which sfs_node_forget() takes back. Only for what has a name, with
+ * the namespace's lock held; nothing for classes whose nodeids cost nothing. */
+static inline void
+sfs_node_reference(const SfsTarget *target)
+{
+    if (target->class == SFS_CLASS_NODE)
+        atomic_fetch_add(&target->rec->nlookup, 1);
+}
+
 void sfs_node_lock(SfsNodes *nodes, uint32_t slot);
 void sfs_node_unlock(SfsNodes *nodes, uint32_t slot);
 

@@ -310,9 +310,12 @@ add_entry(const char *name, const SfsTarget *child, uint64_t next, void *data)
     Listing *list = data;
     struct fuse_entry_param entry = { 0 };
     bool is_dot = strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
+    /* Attributes of a real file may take time to get, which is not to be spent here. */
+    bool full = list->plus && !is_dot && child->class == SFS_CLASS_NODE &&
+                child->rec->kind != SFS_KIND_FILE;
     size_t needed;
 
-    if (list->plus && !is_dot && child->class == SFS_CLASS_NODE) {
+    if (full) {
         fill_entry(list->req, child, &entry);
     } else {
         /* A nodeid of 0 has the kernel take type and number only, and count no reference. */
@@ -328,6 +331,8 @@ add_entry(const char *name, const SfsTarget *child, uint64_t next, void *data)
     if (needed > list->size - list->used)
         return false;
     list->used += needed;
+    if (full)
+        sfs_node_reference(child);
     return true;
 }
 
@@ -341,7 +346,7 @@ list_dir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, bool plus)
 
     if (!resolve(req, ino, &dir))
         return;
-    r = sfs_namespace_list(mount_of(req)->names, &dir, (uint64_t)offset, plus, add_entry, &list);
+    r = sfs_namespace_list(mount_of(req)->names, &dir, (uint64_t)offset, add_entry, &list);
     if (r < 0)
         fuse_reply_err(req, -r);
     else

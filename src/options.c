@@ -16,7 +16,7 @@
 
 /* Options of the kernel and of FUSE that are handed on as they are. */
 static const char *const handed_on[] = {
-    "allow_other", "allow_root", "rw",       "suid",         "nosuid",    "dev",
+    "allow_other", "ro",          "rw",       "suid",         "nosuid",    "dev",
     "nodev",       "exec",       "noexec",   "async",        "sync",      "dirsync",
     "noatime",     "nodiratime", "auto_unmount", "symfollow", "nosymfollow",
 };
@@ -113,9 +113,10 @@ parse_mount_option(const char *option, SfsConfig *config, GString *fuse_options,
     uint32_t nr;
 
     if (value == NULL) {
-        if (strcmp(key, "ro") == 0) {
-            config->read_only = true;
-            hand_on(fuse_options, option);
+        if (strcmp(key, "allow_root") == 0) {
+            /* The kernel lets everybody in; libfuse, in the worker, refuses the others. */
+            config->allow_root = true;
+            hand_on(fuse_options, "allow_other");
         } else if (strcmp(key, "debug") == 0) {
             config->debug = true;
         } else if (is_among(key, handed_on, G_N_ELEMENTS(handed_on))) {
@@ -174,7 +175,7 @@ parse_mount_options(char **lists, SfsConfig *config, GError **error)
     if (!fsname)
         hand_on(fuse_options, "fsname=sectionfs");
     hand_on(fuse_options, "subtype=sectionfs");
-    if (geteuid() == 0 && strstr(fuse_options->str, "allow_") == NULL)
+    if (geteuid() == 0 && strstr(fuse_options->str, "allow_other") == NULL)
         hand_on(fuse_options, "allow_other");
     if (g_strlcpy(config->fuse_options, fuse_options->str, sizeof config->fuse_options) >=
         sizeof config->fuse_options)

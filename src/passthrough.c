@@ -7,6 +7,8 @@
 #include <linux/capability.h>
 #include <linux/fuse.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/fsuid.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 
@@ -57,12 +59,33 @@ sfs_passthrough_possible(const char **reason)
 }
 
 int
-sfs_passthrough_register(int device, int fd)
+sfs_passthrough_register(int device, int fd, uid_t uid, gid_t gid)
 {
+    struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+    struct __user_cap_data_struct all[2], one[2];
     struct fuse_backing_map backing = { .fd = fd };
-    int id = ioctl(device, FUSE_DEV_IOC_BACKING_OPEN, &backing);
+    uid_t own_uid;
+    gid_t own_gid;
+    int id, r;
 
-    return id > 0 ? id : id == 0 ? -EOPNOTSUPP : -errno;
+    /* The kernel notes the credentials that this thread has now. Of the capabilities it needs the one
+     * that the call itself asks for. */
+    if (syscall(SYS_capget, &header, all) != 0)
+        return -errno;
+    own_gid = (gid_t)setfsgid(gid);
+    own_uid = (uid_t)setfsuid(uid);
+    memcpy(one, all, sizeof one);
+    one[0].effective = one[1].effective = 0;
+    one[CAP_TO_INDEX(CAP_SYS_ADMIN)].effective = CAP_TO_MASK(CAP_SYS_ADMIN);
+    r = syscall(SYS_capset, &header, one) == 0 ? 0 : -errno;
+    id = r == 0 ? ioctl(device, FUSE_DEV_IOC_BACKING_OPEN, &backing) : -1;
+    if (r == 0 && id <= 0)
+        r = id == 0 ? -EOPNOTSUPP : -errno;
+    syscall(SYS_capset, &header, all);
+    setfsuid(own_uid);
+    setfsgid(own_gid);
+    syscall(SYS_capset, &header, all);
+    return r < 0 ? r : id;
 }
 
 void

@@ -18,8 +18,9 @@
 bool sfs_passthrough_possible(const char **reason);
 
 /* Makes the file open at @fd known to the connection at @device: the id (> 0), or -EPERM, -ELOOP (it
- * lies on too many stacked file systems), -EOPNOTSUPP, -ENOMEM. */
-int sfs_passthrough_register(int device, int fd);
+ * lies on too many stacked file systems), -EOPNOTSUPP, -ENOMEM. The kernel will do its I/O with the
+ * rights that @uid and @gid have: quotas, reserved room and set-id bits are as if they wrote it. */
+int sfs_passthrough_register(int device, int fd, uid_t uid, gid_t gid);
 
 /* Withdraws an id that no handle being opened will use. Handles that are open keep their file. */
 void sfs_passthrough_unregister(int device, int backing_id);

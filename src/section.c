@@ -354,6 +354,21 @@ sfs_section_stat(SfsMount *mount, const SfsTarget *target, const SfsHandle *hand
     return backing != NULL ? stat_bytes(backing, st) : 0;
 }
 
+void
+sfs_section_drop_set_ids(SfsMount *mount, const SfsTarget *target)
+{
+    SfsNodeRec *rec = target->rec;
+
+    if (target->class != SFS_CLASS_NODE || S_ISDIR(rec->mode) ||
+        !(rec->mode & (S_ISUID | S_ISGID)))
+        return;
+    sfs_node_lock(mount->nodes, target->slot);
+    rec->mode &= ~(uint32_t)S_ISUID;
+    if (rec->mode & S_IXGRP)
+        rec->mode &= ~(uint32_t)S_ISGID;
+    sfs_node_unlock(mount->nodes, target->slot);
+}
+
 static void
 set_record(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, const struct stat *st,
            unsigned what)
@@ -369,6 +384,9 @@ set_record(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, co
         rec->gid = st->st_gid;
     sfs_time_set(&rec->ctime, sfs_now());
     sfs_node_unlock(mount->nodes, target->slot);
+    /* A new owner has not asked for it to run with his rights. */
+    if (what & (SFS_SET_UID | SFS_SET_GID) && !(what & SFS_SET_MODE))
+        sfs_section_drop_set_ids(mount, target);
 }
 
 static void
@@ -386,20 +404,6 @@ set_view(SfsMount *mount, const SfsTarget *target, const struct stat *st, unsign
     if (what & SFS_SET_GID)
         view->rec->gid = st->st_gid;
     sfs_time_set(&view->rec->ctime, sfs_now());
-}
-
-void
-sfs_section_drop_set_ids(SfsMount *mount, const SfsTarget *target)
-{
-    SfsNodeRec *rec = target->rec;
-
-    if (target->class != SFS_CLASS_NODE || !(rec->mode & (S_ISUID | S_ISGID)))
-        return;
-    sfs_node_lock(mount->nodes, target->slot);
-    rec->mode &= ~(uint32_t)S_ISUID;
-    if (rec->mode & S_IXGRP)
-        rec->mode &= ~(uint32_t)S_ISGID;
-    sfs_node_unlock(mount->nodes, target->slot);
 }
 
 static int
@@ -515,6 +519,19 @@ sfs_section_set(SfsMount *mount, const SfsTarget *target, const SfsHandle *handl
 
 /* --- open and release ------------------------------------------------------------------------- */
 
+/* The daemon's own writes to a real file leave its set-id bits alone, where it runs as root. So they go
+ * when somebody without privileges opens it for writing. (The kernel's, in passthrough, are done with
+ * the rights of whoever defined the section, and take them off.) */
+static void
+drop_file_set_ids(SfsBacking *backing, const SfsCaller *caller)
+{
+    int fd = sfs_backing_data_fd(backing);
+    struct stat st;
+
+    if (caller->uid != 0 && fstat(fd, &st) == 0 && st.st_mode & (S_ISUID | S_ISGID))
+        fchmod(fd, st.st_mode & 07777 & ~(mode_t)(S_ISUID | (st.st_mode & S_IXGRP ? S_ISGID : 0)));
+}
+
 /* How the I/O of a node that nobody has open is to be done. Node locked. */
 static SfsIoMode
 choose_io_mode(SfsMount *mount, SfsNodeRec *rec, SfsBacking *backing)
@@ -526,7 +543,9 @@ choose_io_mode(SfsMount *mount, SfsNodeRec *rec, SfsBacking *backing)
         int id = rec->backing_id;
 
         if (id == 0)
-            id = sfs_passthrough_register(mount->device, sfs_backing_data_fd(backing));
+            id = sfs_passthrough_register(mount->device, sfs_backing_data_fd(backing),
+                                          rec->kind == SFS_KIND_FILE ? rec->file_uid : geteuid(),
+                                          rec->kind == SFS_KIND_FILE ? rec->file_gid : getegid());
         if (id > 0) {
             rec->backing_id = id;
             return SFS_IO_PASSTHROUGH;
@@ -621,6 +640,9 @@ sfs_section_open(SfsMount *mount, const SfsTarget *target, int flags, const SfsC
     }
     mount->sections->handles[slot] = handle;
     sfs_registry_publish(mount->registry, SFS_TABLE_HANDLES, slot);
+    if (writes && target->class == SFS_CLASS_NODE && target->rec->kind == SFS_KIND_FILE &&
+        reply->mode != SFS_IO_PASSTHROUGH)
+        drop_file_set_ids(handle->backing, caller);
     if (flags & O_TRUNC)
         r = set_size(mount, target, handle, caller, 0);
     if (r < 0) {
@@ -800,8 +822,8 @@ check_definable(SfsMount *mount, const SfsTarget *target)
 
 /* Puts the file in place of the empty bytes; a new nodeid, for the kernel's inode may be bound to those. */
 static int
-become_file(SfsMount *mount, const SfsTarget *target, SfsBacking *backing, uint32_t fd_slot,
-            uint32_t text, bool writable)
+become_file(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
+            SfsBacking *backing, uint32_t fd_slot, uint32_t text, bool writable)
 {
     SfsNodeRec *rec = target->rec;
     SfsBacking *old;
@@ -817,6 +839,8 @@ become_file(SfsMount *mount, const SfsTarget *target, SfsBacking *backing, uint3
     rec->kind = SFS_KIND_FILE;
     rec->protect = writable ? SFS_PROTECT_READWRITE : SFS_PROTECT_READONLY;
     rec->fd_writable = writable;
+    rec->file_uid = caller->uid;
+    rec->file_gid = caller->gid;
     rec->text = text;
     rec->nodeid_serial = sfs_registry_next_serial(mount->registry);
     rec->pins += rec->opens; /* handles of the former nodeid: see sfs_node_close() */
@@ -857,7 +881,7 @@ sfs_section_define_file(SfsMount *mount, const SfsTarget *target, const SfsCalle
     text = sfs_registry_store_text(mount->registry, path, strlen(path));
     backing = sfs_backing_file_new(sfs_fd_steal(&fd));
     r = text == SFS_NO_SLOT ? -ENOSPC
-                            : become_file(mount, target, backing, fd_slot, text, writable);
+                            : become_file(mount, target, caller, backing, fd_slot, text, writable);
     if (r < 0) {
         sfs_backing_unref(backing);
         sfs_registry_free_text(mount->registry, text);

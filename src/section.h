@@ -69,7 +69,7 @@ SfsHandle *sfs_section_handle(SfsMount *mount, uint64_t fh);
 
 ssize_t sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, size_t size,
                           off_t offset, bool writeback);
-/* What a write by someone without privileges does to the set-id bits. */
+/* What a change of owner, or a write by someone without privileges, does to the set-id bits. */
 void sfs_section_drop_set_ids(SfsMount *mount, const SfsTarget *target);
 
 int sfs_section_allocate(SfsMount *mount, SfsHandle *handle, int mode, off_t offset, off_t length);

@@ -14,7 +14,7 @@ int sfs_parse_size(const char *text, uint64_t *bytes);
 /* Parses a whole number in @base (8 or 10) not above @max. 0, -EINVAL or -ERANGE. */
 int sfs_parse_number(const char *text, int base, uint64_t max, uint64_t *value);
 
-/* The real-time clock as file times take it: coarse, as the kernel's own are. */
+/* The real-time clock, fine, so that two changes have two times. */
 struct timespec sfs_now(void);
 
 /* Later of the two. */

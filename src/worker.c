@@ -213,6 +213,8 @@ set_up_process(void)
     /* Signals are for the keeper, which a terminal's reach as well. */
     for (size_t i = 0; i < G_N_ELEMENTS(signals); i++)
         sigaction(signals[i], &ignore, NULL);
+    /* Its file is called /proc/self/exe, which says nothing in a list of processes. */
+    prctl(PR_SET_NAME, "sectionfs-serve", 0, 0, 0);
     umask(0);
     /* Under memory pressure write-back may wait for this process; it must not wait for write-back. */
     prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
@@ -221,12 +223,17 @@ set_up_process(void)
 static bool
 start_session(Worker *worker)
 {
-    char *argv[] = { (char *)"sectionfs", (char *)"-d", NULL };
-    struct fuse_args args = FUSE_ARGS_INIT(worker->mount.header->config.debug ? 2 : 1, argv);
+    const SfsConfig *config = &worker->mount.header->config;
+    struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
     struct fuse_lowlevel_ops ops = *sfs_ops();
     char device[32];
     bool ok;
 
+    fuse_opt_add_arg(&args, "sectionfs");
+    if (config->debug)
+        fuse_opt_add_arg(&args, "-d");
+    if (config->allow_root)
+        fuse_opt_add_arg(&args, "-oallow_root");
     ops.init = op_init;
     g_snprintf(device, sizeof device, "/dev/fd/%d", SFS_FD_DEVICE);
     worker->session = fuse_session_new(&args, &ops, sizeof ops, worker);

@@ -368,14 +368,14 @@ def test_ctl_set_defines_a_file_section(mnt, ctl, place):
 
 @pytest.mark.parametrize("arguments,status,says", [
     (["create", "{mnt}/there"], 1, "exist"),
-    (["create", "{mnt}/none/x"], 1, "no such"),
+    (["create", "{mnt}/none/x"], 1, "does not exist"),
     (["create", "{mnt}/x", "--size", "wrong"], 2, "size"),
     (["create", "{mnt}/x", "--mode", "9"], 2, "mode|octal"),
     (["create", "{mnt}/x", "--file", "relative-and-missing"], 1, "exist"),
     (["create", "{mnt}/x", "-o", "nonsense=1"], 1, "nonsense"),
     (["create", "{place}/x"], 1, "sectionfs mount"),
     (["create"], 2, "PATH"),
-    (["info", "{mnt}/none"], 1, "no such"),
+    (["info", "{mnt}/none"], 1, "no such|does not exist"),
     (["get", "{mnt}/there", "nonsense"], 1, "nonsense"),
     (["set", "{mnt}/there", "nonsense=1"], 1, "nonsense"),
     (["set", "{mnt}/there", "kind=file"], 1, "kind"),

@@ -258,7 +258,7 @@ def test_text_files_for_people_end_in_a_newline(mnt, files):
         text = mnt.tool("cat", name).stdout
         assert text.endswith("\n")
         for line in text.splitlines():
-            assert re.match(r"[a-z_]+: ", line) or re.match(r"[a-z_]+:$", line), line
+            assert re.match(r"[a-z0-9_]+:( |$)", line), line
 
 
 @posix

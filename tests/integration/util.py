@@ -666,7 +666,6 @@ class Mount:
 
     def start(self):
         options = {}
-        self.before = mount_ids()       # a stale mount at the same place may be among them
         if self.user:
             options = {"user": self.user.uid, "group": self.user.gid, "extra_groups": []}
         if self.background:
@@ -692,7 +691,7 @@ class Mount:
             raise RuntimeError(f"{' '.join(self.command)}: ended with status "
                                f"{self.process.returncode} before it was mounted:\n"
                                + self.log_text())
-        return mounts_at(self.path) and mount_ids() - self.before
+        return "serving" in self.log_text()      # said once the mount answers
 
     def note_processes(self):
         own = identity(self.keeper)
@@ -700,6 +699,8 @@ class Mount:
             self.known |= {own} | descendants(self.keeper)
 
     def log_text(self):
+        if not os.path.exists(self.log):        # in the background, or never started
+            return ""
         with open(self.log, errors="replace") as file:
             return file.read()
 
