@@ -21,5 +21,6 @@ typedef struct {
     SfsNodes *nodes;
     SfsNamespace *names;
     SfsSections *sections;
-    GThreadPool *openers; /* for what may have to wait on the mount itself, see ops.c */
+    struct fuse_session *session;
+    GThreadPool *waiters; /* for what may have to wait on the mount itself, see ops.c */
 } SfsMount;

@@ -5,9 +5,10 @@
  * the kernel can fail, when the request was interrupted or the mount is gone; then the kernel does not
  * have it, and it is taken back here.
  *
- * Only one operation may have to wait on this very mount: setting `user.section.file` to a path that
- * leads through it. That is done on a thread of its own pool, so that the threads that answer the path's
- * lookups are never among those that wait for them.
+ * Two operations may have to wait on this very mount: setting `user.section.file` to a path that leads
+ * through it, and opening a copy-on-write view over a section of which the kernel has pages that it has
+ * yet to write back. These are done on the threads of a pool of their own, so that the threads that answer
+ * the lookups and writes are never among those that wait for them.
  */
 #include "ops.h"
 
@@ -28,7 +29,7 @@
 #define REMEMBER 86400.0
 #define ASK_AGAIN 0.0
 
-#define OPENER_THREADS 4
+#define WAITER_THREADS 4
 
 /* --- what every operation needs ------------------------------------------------------------------ */
 
@@ -130,6 +131,19 @@ reply_target(fuse_req_t req, const SfsTarget *target)
     } else if (fuse_reply_entry(req, &entry) != 0) {
         forget(mount, target, 1);
     }
+}
+
+/* A request on its way to the waiters' pool. */
+typedef struct Waiting {
+    void (*run)(struct Waiting *waiting); /* replies, and frees it */
+} Waiting;
+
+static void
+run_waiting(gpointer data, gpointer unused)
+{
+    Waiting *waiting = data;
+
+    waiting->run(waiting);
 }
 
 /* --- names -------------------------------------------------------------------------------------- */
@@ -505,8 +519,9 @@ op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
     reply_sized(req, list, size);
 }
 
-/* A setxattr request on its way to the openers' pool, or done at once. */
+/* A setxattr request on its way to the waiters' pool, or done at once. */
 typedef struct {
+    Waiting waiting;
     fuse_req_t req;
     fuse_ino_t ino;
     char *name;
@@ -528,9 +543,9 @@ set_attribute(const Setting *setting)
 }
 
 static void
-set_on_opener(gpointer data, gpointer unused)
+set_by_waiter(Waiting *waiting)
 {
-    Setting *setting = data;
+    Setting *setting = (Setting *)waiting;
 
     set_attribute(setting);
     g_free(setting->name);
@@ -542,7 +557,7 @@ static void
 op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
             int flags)
 {
-    Setting setting = { req, ino, (char *)name, (void *)value, size, flags };
+    Setting setting = { { set_by_waiter }, req, ino, (char *)name, (void *)value, size, flags };
     Setting *copy;
 
     if (!sfs_control_may_block(name)) {
@@ -552,7 +567,7 @@ op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
     copy = g_memdup2(&setting, sizeof setting);
     copy->name = g_strdup(name);
     copy->value = g_memdup2(value, size);
-    g_thread_pool_push(mount_of(req)->openers, copy, NULL);
+    g_thread_pool_push(mount_of(req)->waiters, copy, NULL);
 }
 
 static void
@@ -601,20 +616,53 @@ open_target(fuse_req_t req, const SfsTarget *target, struct fuse_file_info *fi, 
 }
 
 static void
-op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+open_and_reply(fuse_req_t req, const SfsTarget *target, struct fuse_file_info *fi)
 {
     SfsMount *mount = mount_of(req);
-    g_auto(SfsTarget) target = { 0 };
     SfsHandle *handle;
-    int r;
+    int r = open_target(req, target, fi, &handle);
 
-    if (!resolve(req, ino, &target))
-        return;
-    r = open_target(req, &target, fi, &handle);
     if (r < 0)
         fuse_reply_err(req, -r);
     else if (fuse_reply_open(req, fi) != 0)
         sfs_section_release(mount, handle);
+}
+
+/* Opening a view, once the kernel has written back what was stored to its base by mappings. */
+typedef struct {
+    Waiting waiting;
+    fuse_req_t req;
+    fuse_ino_t ino;
+    struct fuse_file_info fi;
+} ViewOpening;
+
+static void
+open_view_by_waiter(Waiting *waiting)
+{
+    ViewOpening *opening = (ViewOpening *)waiting;
+    g_auto(SfsTarget) target = { 0 };
+
+    if (resolve(opening->req, opening->ino, &target)) {
+        fuse_lowlevel_notify_inval_inode(
+            mount_of(opening->req)->session,
+            sfs_nodeid(SFS_CLASS_NODE, target.slot, target.rec->nodeid_serial), 0, 0);
+        open_and_reply(opening->req, &target, &opening->fi);
+    }
+    g_free(opening);
+}
+
+static void
+op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    ViewOpening opening = { { open_view_by_waiter }, req, ino, *fi };
+    g_auto(SfsTarget) target = { 0 };
+
+    if (!resolve(req, ino, &target))
+        return;
+    if (target.class == SFS_CLASS_COW && sfs_section_may_be_dirty(&target))
+        g_thread_pool_push(mount_of(req)->waiters, g_memdup2(&opening, sizeof opening), NULL);
+    else
+        open_and_reply(req, &target, fi);
 }
 
 /* Opens and replies a section that was just made; takes it back where that fails. */
@@ -871,11 +919,11 @@ sfs_ops(void)
 void
 sfs_ops_start(SfsMount *mount)
 {
-    mount->openers = g_thread_pool_new(set_on_opener, NULL, OPENER_THREADS, FALSE, NULL);
+    mount->waiters = g_thread_pool_new(run_waiting, NULL, WAITER_THREADS, FALSE, NULL);
 }
 
 void
 sfs_ops_stop(SfsMount *mount)
 {
-    g_thread_pool_free(mount->openers, FALSE, TRUE);
+    g_thread_pool_free(mount->waiters, FALSE, TRUE);
 }

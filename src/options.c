@@ -218,6 +218,7 @@ gboolean
 sfs_options_parse(int argc, char **argv, SfsConfig *config, SfsRun *run, GError **error)
 {
     gboolean foreground = FALSE, debug = FALSE, help = FALSE, version = FALSE, ignore = FALSE;
+    g_autofree char *ignored_text = NULL;
     g_auto(GStrv) lists = NULL;
     g_auto(GStrv) arguments = NULL;
     g_auto(GStrv) copy = g_new0(char *, (gsize)argc + 1);
@@ -234,6 +235,7 @@ sfs_options_parse(int argc, char **argv, SfsConfig *config, SfsRun *run, GError 
         { "no-mtab", 'n', G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_NONE, &ignore, NULL, NULL },
         { "sloppy", 's', G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_NONE, &ignore, NULL, NULL },
         { "verbose", 'v', G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_NONE, &ignore, NULL, NULL },
+        { "type", 't', G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_STRING, &ignored_text, NULL, NULL },
         { G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &arguments, NULL, NULL },
         { NULL, 0, 0, 0, NULL, NULL, NULL },
     };

@@ -256,6 +256,12 @@ close_view(SfsMount *mount, uint64_t nodeid)
         free_view(mount, view);
 }
 
+bool
+sfs_section_may_be_dirty(const SfsTarget *target)
+{
+    return target->rec->opens > 0 && target->rec->io_mode != SFS_IO_PASSTHROUGH;
+}
+
 uint64_t
 sfs_section_private(SfsMount *mount, const SfsTarget *target)
 {

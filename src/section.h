@@ -93,6 +93,10 @@ int sfs_section_define_file(SfsMount *mount, const SfsTarget *target, const SfsC
 int sfs_section_set_protect(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
                             SfsProtect protect);
 
+/* Whether the kernel may hold bytes of the section that it has not written back: it is open, and not in
+ * passthrough. */
+bool sfs_section_may_be_dirty(const SfsTarget *target);
+
 /* Bytes private to the view that @target is; 0 when it is none, or not open. */
 uint64_t sfs_section_private(SfsMount *mount, const SfsTarget *target);
 

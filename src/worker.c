@@ -34,8 +34,7 @@
 #define MAX_BACKGROUND 64
 
 typedef struct {
-    SfsMount mount;
-    struct fuse_session *session;
+    SfsMount mount; /* first: the session's userdata is taken for it by ops.c */
     bool refused; /* INIT showed that the mount cannot be as it was asked for */
 } Worker;
 
@@ -141,7 +140,7 @@ save_init(Worker *worker, const struct fuse_buf *buf)
 static bool
 serve_one(Worker *worker, struct fuse_buf *buf)
 {
-    int r = fuse_session_receive_buf(worker->session, buf);
+    int r = fuse_session_receive_buf(worker->mount.session, buf);
 
     if (r == -EINTR || r == -EAGAIN)
         return true;
@@ -150,8 +149,8 @@ serve_one(Worker *worker, struct fuse_buf *buf)
     count_request(worker, buf);
     if (!atomic_load(&worker->mount.header->ready))
         save_init(worker, buf);
-    fuse_session_process_buf(worker->session, buf);
-    return !fuse_session_exited(worker->session);
+    fuse_session_process_buf(worker->mount.session, buf);
+    return !fuse_session_exited(worker->mount.session);
 }
 
 static gpointer
@@ -236,8 +235,8 @@ start_session(Worker *worker)
         fuse_opt_add_arg(&args, "-oallow_root");
     ops.init = op_init;
     g_snprintf(device, sizeof device, "/dev/fd/%d", SFS_FD_DEVICE);
-    worker->session = fuse_session_new(&args, &ops, sizeof ops, worker);
-    ok = worker->session != NULL && fuse_session_mount(worker->session, device) == 0;
+    worker->mount.session = fuse_session_new(&args, &ops, sizeof ops, worker);
+    ok = worker->mount.session != NULL && fuse_session_mount(worker->mount.session, device) == 0;
     fuse_opt_free_args(&args);
     if (!ok)
         g_snprintf(worker->mount.header->startup_error, sizeof worker->mount.header->startup_error,
@@ -304,6 +303,6 @@ sfs_worker_main(void)
         serve_all(&worker);
     }
     close_rooms(&worker);
-    fuse_session_destroy(worker.session);
+    fuse_session_destroy(worker.mount.session);
     return status;
 }
