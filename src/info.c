@@ -83,13 +83,13 @@ type_name(uint32_t mode)
     }
 }
 
-GString *
+GBytes *
 sfs_info_text(SfsMount *mount, const SfsTarget *target)
 {
     GString *text;
 
     if (target->class == SFS_CLASS_STATS)
-        return stats(mount);
+        return g_string_free_to_bytes(stats(mount));
     if (target->class != SFS_CLASS_INFO)
         return NULL;
     text = g_string_new(NULL);
@@ -97,5 +97,5 @@ sfs_info_text(SfsMount *mount, const SfsTarget *target)
     g_string_append_printf(text, "inode: %" PRIu64 "\n", target->rec->serial);
     if (sfs_target_is_section(target))
         sfs_control_describe(mount, target, text);
-    return text;
+    return g_string_free_to_bytes(text);
 }

@@ -604,14 +604,12 @@ static int
 open_target(fuse_req_t req, const SfsTarget *target, struct fuse_file_info *fi, SfsHandle **handle)
 {
     SfsCaller caller = caller_of(req);
-    GString *text = sfs_info_text(mount_of(req), target);
+    g_autoptr(GBytes) text = sfs_info_text(mount_of(req), target);
     SfsOpenReply how;
     int r = sfs_section_open(mount_of(req), target, fi->flags, &caller, text, handle, &how);
 
     if (r == 0)
         fill_open(fi, *handle, &how);
-    else if (text != NULL)
-        g_string_free(text, TRUE);
     return r;
 }
 
@@ -764,9 +762,12 @@ op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_f
     if (handle == NULL)
         return;
     if (handle->text != NULL) {
-        size_t from = MIN((size_t)offset, handle->text->len);
+        g_autoptr(GBytes) text = g_bytes_ref(handle->text); /* a release may follow the reply at once */
+        size_t length, from;
+        const char *bytes = g_bytes_get_data(text, &length);
 
-        fuse_reply_buf(req, handle->text->str + from, MIN(size, handle->text->len - from));
+        from = MIN((size_t)offset, length);
+        fuse_reply_buf(req, bytes + from, MIN(size, length - from));
         return;
     }
     if (handle->backing == NULL) {

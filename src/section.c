@@ -62,8 +62,7 @@ static void
 free_handle(SfsHandle *handle)
 {
     sfs_backing_unref(handle->backing);
-    if (handle->text != NULL)
-        g_string_free(handle->text, TRUE);
+    g_clear_pointer(&handle->text, g_bytes_unref);
     g_free(handle);
 }
 
@@ -77,11 +76,14 @@ free_view(SfsMount *mount, View *view)
 }
 
 void
-sfs_sections_free(SfsSections *sections)
+sfs_sections_free(SfsMount *mount)
 {
-    if (sections == NULL)
-        return;
-    /* What is still open when the mount has ended belongs to nobody: the process ends with it. */
+    SfsSections *sections = mount->sections;
+
+    for (uint32_t slot = 1; slot < sfs_registry_bound(mount->registry, SFS_TABLE_HANDLES); slot++) {
+        if (sections->handles[slot] != NULL)
+            sfs_section_release(mount, sections->handles[slot]);
+    }
     g_hash_table_unref(sections->views);
     munmap(sections->handles, sections->handles_bytes);
     g_mutex_clear(&sections->views_lock);
@@ -602,7 +604,7 @@ open_text(SfsMount *mount, const SfsTarget *target, SfsOpenReply *reply)
 
 int
 sfs_section_open(SfsMount *mount, const SfsTarget *target, int flags, const SfsCaller *caller,
-                 GString *text, SfsHandle **out, SfsOpenReply *reply)
+                 GBytes *text, SfsHandle **out, SfsOpenReply *reply)
 {
     bool writes = (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC);
     SfsHandle *handle;
@@ -631,7 +633,7 @@ sfs_section_open(SfsMount *mount, const SfsTarget *target, int flags, const SfsC
     handle->rec = rec;
     handle->class = target->class;
     handle->node = target->slot;
-    handle->text = text;
+    handle->text = text != NULL ? g_bytes_ref(text) : NULL;
     if (target->class == SFS_CLASS_COW)
         r = open_view(mount, target, handle, reply);
     else if (target->class == SFS_CLASS_NODE)
@@ -640,7 +642,6 @@ sfs_section_open(SfsMount *mount, const SfsTarget *target, int flags, const SfsC
         r = open_text(mount, target, reply);
     if (r < 0) {
         sfs_registry_release(mount->registry, SFS_TABLE_HANDLES, slot);
-        handle->text = NULL;
         free_handle(handle);
         return r;
     }

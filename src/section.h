@@ -24,7 +24,7 @@ typedef struct {
     SfsClass class;
     uint32_t node;       /* slot */
     SfsBacking *backing; /* a reference; NULL for texts */
-    GString *text;       /* .info and .stats */
+    GBytes *text;        /* .info and .stats */
 } SfsHandle;
 
 /* How the kernel is to do the I/O of a handle. */
@@ -35,7 +35,8 @@ typedef struct {
 } SfsOpenReply;
 
 SfsSections *sfs_sections_new(SfsMount *mount);
-void sfs_sections_free(SfsSections *sections);
+/* Releases what is still open: at the end of a mount the kernel need not say so any more. */
+void sfs_sections_free(SfsMount *mount);
 
 /* Attributes of any node, st_dev excepted. @handle may be NULL. */
 int sfs_section_stat(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle,
@@ -56,9 +57,9 @@ int sfs_section_set(SfsMount *mount, const SfsTarget *target, const SfsHandle *h
                     const SfsCaller *caller, const struct stat *st, unsigned what);
 
 /* Opens it, with the flags of open(2). Whether the permission bits allow it was checked by the kernel.
- * @text: for .info and .stats, what is read there, taken over on success; else NULL. */
+ * @text: for .info and .stats, what is read there (a reference is taken); else NULL. */
 int sfs_section_open(SfsMount *mount, const SfsTarget *target, int flags, const SfsCaller *caller,
-                     GString *text, SfsHandle **handle, SfsOpenReply *reply);
+                     GBytes *text, SfsHandle **handle, SfsOpenReply *reply);
 void sfs_section_release(SfsMount *mount, SfsHandle *handle);
 
 /* Handles on sections and views: looking at .info and .stats does not count. */

@@ -264,7 +264,7 @@ close_rooms(Worker *worker)
     SfsMount *mount = &worker->mount;
 
     sfs_ops_stop(mount);
-    sfs_sections_free(mount->sections);
+    sfs_sections_free(mount);
     sfs_namespace_free(mount->names);
     sfs_nodes_free(mount->nodes);
     sfs_store_free(mount->store);
