@@ -27,6 +27,7 @@
 #include "util.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 #define MAP_OFFSET ((off_t)1 << 62)
 
@@ -39,6 +40,7 @@ typedef struct {
     GMutex lock;           /* protects all below, and the record's sizes and times */
     SfsStoreFile *overlay; /* NULL until something is private */
     SfsPageMap *map;
+    int locks; /* an empty memory file for advisory locks, -1 until there is one */
 } CowBacking;
 
 static CowBacking *
@@ -519,10 +521,24 @@ cow_set_times(SfsBacking *backing, const struct timespec times[2])
     return 0;
 }
 
+/* Locks on a view concern nobody but its users: they are taken on a file of their own. */
+static int
+cow_lock_fd(SfsBacking *backing)
+{
+    CowBacking *self = cow(backing);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+
+    if (self->locks < 0)
+        self->locks = memfd_create("sectionfs-locks", MFD_CLOEXEC);
+    return self->locks >= 0 ? self->locks : -errno;
+}
+
 static void
 cow_free(SfsBacking *backing)
 {
     CowBacking *self = cow(backing);
+
+    sfs_fd_clear(&self->locks);
 
     if (self->overlay != NULL)
         sfs_store_file_free(self->overlay);
@@ -543,6 +559,7 @@ static const SfsBackingOps cow_ops = {
     .sync = NULL,
     .set_times = cow_set_times,
     .data_fd = NULL,
+    .lock_fd = cow_lock_fd,
     .free = cow_free,
 };
 
@@ -557,6 +574,7 @@ sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsViewRec *rec)
     self->base = sfs_backing_ref(base);
     self->rec = rec;
     self->map = sfs_page_map_new();
+    self->locks = -1;
     return &self->base_class;
 }
 

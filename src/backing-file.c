@@ -100,6 +100,7 @@ static const SfsBackingOps file_ops = {
     .sync = file_sync,
     .set_times = file_set_times,
     .data_fd = file_fd,
+    .lock_fd = file_fd,
     .free = file_free,
 };
 

@@ -92,6 +92,7 @@ static const SfsBackingOps page_ops = {
     .sync = NULL,
     .set_times = page_set_times,
     .data_fd = page_fd,
+    .lock_fd = page_fd,
     .free = page_free,
 };
 

@@ -54,6 +54,10 @@ typedef struct {
      * the one for passthrough and splicing. NULL: there is none such. */
     int (*data_fd)(SfsBacking *backing);
 
+    /* A descriptor of the file that advisory locks are taken on, the backing's own (it is opened anew for
+     * each owner of locks); or a negative errno. Required. */
+    int (*lock_fd)(SfsBacking *backing);
+
     /* Releases all; called once, by the last sfs_backing_unref(). Required. */
     void (*free)(SfsBacking *backing);
 } SfsBackingOps;

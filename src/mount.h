@@ -10,6 +10,7 @@ typedef struct SfsStore SfsStore;
 typedef struct SfsNodes SfsNodes;
 typedef struct SfsNamespace SfsNamespace;
 typedef struct SfsSections SfsSections;
+typedef struct SfsLocks SfsLocks;
 
 typedef struct {
     SfsRegistry *registry;
@@ -21,6 +22,7 @@ typedef struct {
     SfsNodes *nodes;
     SfsNamespace *names;
     SfsSections *sections;
+    SfsLocks *locks;
     struct fuse_session *session;
     GThreadPool *waiters; /* for what may have to wait on the mount itself, see ops.c */
 } SfsMount;

@@ -249,10 +249,31 @@ sfs_node_unpin(SfsNodes *nodes, uint32_t slot)
     unlock_and_collect(nodes, slot);
 }
 
+/* Takes the file of the store from a page section that is empty, and of which no mapping is left through
+ * which it could be more again: an empty section costs no descriptor. Locked, no handle open. */
+static SfsBacking *
+take_if_empty(SfsNodes *nodes, uint32_t slot)
+{
+    SfsNodeRec *rec = record(nodes, slot);
+    SfsBacking *backing = nodes->backings[slot];
+    struct stat st;
+
+    if (backing == NULL || rec->kind != SFS_KIND_PAGE || backing->ops->stat(backing, &st) < 0 ||
+        st.st_size != 0 || st.st_blocks != 0)
+        return NULL;
+    if (rec->backing_id != 0 && !sfs_passthrough_sole_user(sfs_backing_data_fd(backing)))
+        return NULL;
+    sfs_time_set(&rec->atime, st.st_atim);
+    sfs_time_set(&rec->mtime, st.st_mtim);
+    sfs_time_set(&rec->ctime, sfs_time_max(sfs_time_get(&rec->ctime), st.st_ctim));
+    return sfs_node_set_backing(nodes, slot, NULL, SFS_NO_SLOT);
+}
+
 void
 sfs_node_close(SfsNodes *nodes, uint32_t slot, uint64_t nodeid)
 {
     SfsNodeRec *rec = record(nodes, slot);
+    SfsBacking *unused = NULL;
 
     sfs_node_lock(nodes, slot);
     /* A handle from before the section was redefined counts as a pin: see section.c. */
@@ -260,9 +281,12 @@ sfs_node_close(SfsNodes *nodes, uint32_t slot, uint64_t nodeid)
         rec->opens--;
     else
         rec->pins--;
-    if (rec->opens == 0)
+    if (rec->opens == 0) {
         rec->io_mode = SFS_IO_UNDECIDED;
+        unused = take_if_empty(nodes, slot);
+    }
     unlock_and_collect(nodes, slot);
+    sfs_backing_unref(unused);
 }
 
 void

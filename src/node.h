@@ -116,6 +116,7 @@ void sfs_node_unlock(SfsNodes *nodes, uint32_t slot);
 /* Lower a count and free the node if that was the last. */
 void sfs_node_forget(SfsNodes *nodes, uint32_t slot, uint64_t nlookup);
 void sfs_node_unpin(SfsNodes *nodes, uint32_t slot);
+/* A page section that is empty then loses its backing, which comes back when it is opened again. */
 void sfs_node_close(SfsNodes *nodes, uint32_t slot, uint64_t nodeid);
 /* Node's nlink has become 0 (or was lowered). Namespace's lock held. */
 void sfs_node_unlinked(SfsNodes *nodes, uint32_t slot);

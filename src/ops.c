@@ -14,6 +14,7 @@
 
 #include "control.h"
 #include "info.h"
+#include "lock.h"
 #include "log.h"
 #include "namespace.h"
 #include "section.h"
@@ -21,11 +22,11 @@
 #include "util.h"
 
 #include <string.h>
+#include <sys/file.h>
 #include <sys/statvfs.h>
 
-/* Names change through the kernel only, so it may remember them for as long as it likes; likewise the
- * attributes of what has no bytes. Those of sections change by stores to mapped memory, of which
- * nobody is told; and a copy-on-write name must be looked up for each open. */
+/* Names change through the kernel only, so it may remember them for as long as it likes; attributes as
+ * sfs_section_attrs_stay() says. A copy-on-write name must be looked up for each open. */
 #define REMEMBER 86400.0
 #define ASK_AGAIN 0.0
 
@@ -94,9 +95,9 @@ need_handle(fuse_req_t req, const struct fuse_file_info *fi)
 }
 
 static double
-attr_timeout(const SfsTarget *target)
+attr_timeout(fuse_req_t req, const SfsTarget *target)
 {
-    return target->class == SFS_CLASS_NODE && !S_ISREG(target->rec->mode) ? REMEMBER : ASK_AGAIN;
+    return sfs_section_attrs_stay(mount_of(req), target) ? REMEMBER : ASK_AGAIN;
 }
 
 static int
@@ -104,7 +105,7 @@ fill_entry(fuse_req_t req, const SfsTarget *target, struct fuse_entry_param *ent
 {
     memset(entry, 0, sizeof *entry);
     entry->ino = target->nodeid;
-    entry->attr_timeout = attr_timeout(target);
+    entry->attr_timeout = attr_timeout(req, target);
     entry->entry_timeout = target->class == SFS_CLASS_NODE ? REMEMBER : ASK_AGAIN;
     return sfs_section_stat(mount_of(req), target, NULL, &entry->attr);
 }
@@ -413,7 +414,7 @@ op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     if (r < 0)
         fuse_reply_err(req, -r);
     else
-        fuse_reply_attr(req, &st, attr_timeout(&target));
+        fuse_reply_attr(req, &st, attr_timeout(req, &target));
 }
 
 static void
@@ -456,7 +457,7 @@ op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
     if (r < 0)
         fuse_reply_err(req, -r);
     else
-        fuse_reply_attr(req, &st, attr_timeout(&target));
+        fuse_reply_attr(req, &st, attr_timeout(req, &target));
 }
 
 static void
@@ -588,8 +589,6 @@ fill_open(struct fuse_file_info *fi, const SfsHandle *handle, const SfsOpenReply
     switch (how->mode) {
     case SFS_IO_PASSTHROUGH:
         fi->backing_id = how->backing_id;
-        /* Nothing is held back that a close would have to write. */
-        fi->noflush = 1;
         break;
     case SFS_IO_DIRECT:
         fi->direct_io = 1;
@@ -610,6 +609,8 @@ open_target(fuse_req_t req, const SfsTarget *target, struct fuse_file_info *fi, 
 
     if (r == 0)
         fill_open(fi, *handle, &how);
+    if (r == 0 && how.forget_attrs)
+        fuse_lowlevel_notify_inval_inode(mount_of(req)->session, target->nodeid, -1, 0);
     return r;
 }
 
@@ -728,8 +729,10 @@ op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     SfsHandle *handle = handle_of(req, fi);
 
-    if (handle != NULL)
+    if (handle != NULL) {
+        sfs_lock_release(mount_of(req), handle);
         sfs_section_release(mount_of(req), handle);
+    }
     fuse_reply_err(req, 0);
 }
 
@@ -811,9 +814,14 @@ op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off
         fuse_reply_write(req, (size_t)n);
 }
 
+/* Some process has closed a descriptor of it: that ends its record locks, and nothing else. */
 static void
 op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+    SfsHandle *handle = handle_of(req, fi);
+
+    if (handle != NULL)
+        sfs_lock_closed(mount_of(req), handle, fi->lock_owner);
     fuse_reply_err(req, 0);
 }
 
@@ -872,6 +880,81 @@ op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_
         fuse_reply_write(req, (size_t)n);
 }
 
+/* --- locks -------------------------------------------------------------------------------------------- */
+
+static void
+op_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock)
+{
+    SfsHandle *handle = need_handle(req, fi);
+    int r;
+
+    if (handle == NULL)
+        return;
+    r = sfs_lock_test(mount_of(req), handle, fi->lock_owner, lock);
+    if (r < 0)
+        fuse_reply_err(req, -r);
+    else
+        fuse_reply_lock(req, lock);
+}
+
+static void
+reply_locked(int result, void *data)
+{
+    fuse_req_t req = data;
+
+    /* From here on nobody may interrupt a wait that is over. */
+    fuse_req_interrupt_func(req, NULL, NULL);
+    reply_result(req, result);
+}
+
+static void
+interrupt_wait(fuse_req_t req, void *data)
+{
+    sfs_lock_wait_interrupt(data);
+}
+
+/* What it waits for does not come through this thread. */
+static void
+wait_for_lock(fuse_req_t req, SfsHandle *handle, const struct fuse_file_info *fi,
+              const struct flock *lock, int operation)
+{
+    SfsLockWait *wait = sfs_lock_wait_new(mount_of(req), handle, fi->lock_owner, lock, operation,
+                                          reply_locked, req);
+
+    fuse_req_interrupt_func(req, interrupt_wait, wait);
+    sfs_lock_wait_start(wait);
+}
+
+static void
+op_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock, int sleep)
+{
+    SfsHandle *handle = need_handle(req, fi);
+    int r;
+
+    if (handle == NULL)
+        return;
+    r = sfs_lock_set(mount_of(req), handle, fi->lock_owner, lock);
+    if (r == -EAGAIN && sleep)
+        wait_for_lock(req, handle, fi, lock, 0);
+    else
+        reply_result(req, r);
+}
+
+static void
+op_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int operation)
+{
+    SfsHandle *handle = need_handle(req, fi);
+    int r;
+
+    if (handle == NULL)
+        return;
+    r = sfs_lock_flock(mount_of(req), handle, operation);
+    if (r == -EAGAIN && !(operation & LOCK_NB))
+        wait_for_lock(req, handle, fi, NULL, operation);
+    else
+        reply_result(req, r);
+}
+
 /* --- the table ------------------------------------------------------------------------------------ */
 
 const struct fuse_lowlevel_ops *
@@ -912,6 +995,9 @@ sfs_ops(void)
         .fallocate = op_fallocate,
         .copy_file_range = op_copy_file_range,
         .lseek = op_lseek,
+        .getlk = op_getlk,
+        .setlk = op_setlk,
+        .flock = op_flock,
     };
 
     return &table;

@@ -88,6 +88,16 @@ sfs_passthrough_register(int device, int fd, uid_t uid, gid_t gid)
     return r < 0 ? r : id;
 }
 
+bool
+sfs_passthrough_sole_user(int fd)
+{
+    /* A write lease is granted to the only opener alone. */
+    if (fcntl(fd, F_SETLEASE, F_WRLCK) != 0)
+        return false;
+    fcntl(fd, F_SETLEASE, F_UNLCK);
+    return true;
+}
+
 void
 sfs_passthrough_unregister(int device, int backing_id)
 {

@@ -22,5 +22,14 @@ bool sfs_passthrough_possible(const char **reason);
  * rights that @uid and @gid have: quotas, reserved room and set-id bits are as if they wrote it. */
 int sfs_passthrough_register(int device, int fd, uid_t uid, gid_t gid);
 
+/*
+ * Whether nobody else has the file open or mapped that @fd is on: a real open of it, not the descriptor
+ * that memfd_create() returned. In passthrough the kernel releases a handle when it is closed, though a
+ * mapping made through it goes on; the mapping keeps the file open, and so shows here. (The descriptor's
+ * duplicates and its backing id are no other opens.) True only as long as the caller keeps others from
+ * opening it.
+ */
+bool sfs_passthrough_sole_user(int fd);
+
 /* Withdraws an id that no handle being opened will use. Handles that are open keep their file. */
 void sfs_passthrough_unregister(int device, int backing_id);

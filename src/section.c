@@ -61,6 +61,7 @@ sfs_sections_new(SfsMount *mount)
 static void
 free_handle(SfsHandle *handle)
 {
+    sfs_fd_clear(&handle->flock_fd);
     sfs_backing_unref(handle->backing);
     g_clear_pointer(&handle->text, g_bytes_unref);
     g_free(handle);
@@ -377,6 +378,27 @@ sfs_section_drop_set_ids(SfsMount *mount, const SfsTarget *target)
     sfs_node_unlock(mount->nodes, target->slot);
 }
 
+bool
+sfs_section_attrs_stay(SfsMount *mount, const SfsTarget *target)
+{
+    SfsNodeRec *rec = target->rec;
+    SfsBacking *backing;
+    bool stay;
+
+    if (target->class != SFS_CLASS_NODE || !S_ISREG(rec->mode))
+        return target->class == SFS_CLASS_NODE;
+    if (rec->kind == SFS_KIND_FILE)
+        return false;
+    sfs_node_lock(mount->nodes, target->slot);
+    backing = sfs_node_backing_locked(mount->nodes, target->slot);
+    stay = rec->opens == 0 && (backing == NULL || rec->backing_id == 0 ||
+                               sfs_passthrough_sole_user(sfs_backing_data_fd(backing)));
+    if (stay)
+        rec->attrs_out = 1;
+    sfs_node_unlock(mount->nodes, target->slot);
+    return stay;
+}
+
 static void
 set_record(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, const struct stat *st,
            unsigned what)
@@ -414,6 +436,26 @@ set_view(SfsMount *mount, const SfsTarget *target, const struct stat *st, unsign
     sfs_time_set(&view->rec->ctime, sfs_now());
 }
 
+/* As truncate(2): nothing keeps the backing of an empty section in its place meanwhile. */
+static int
+truncate_unopened(SfsMount *mount, const SfsTarget *target, off_t size)
+{
+    bool stayed = false;
+    int r = 0;
+
+    while (r == 0 && !stayed) {
+        g_autoptr(SfsBacking) backing = NULL;
+
+        r = need_backing(mount, target, &backing);
+        if (r == 0)
+            r = backing->ops->truncate(backing, size);
+        sfs_node_lock(mount->nodes, target->slot);
+        stayed = backing == sfs_node_backing_locked(mount->nodes, target->slot);
+        sfs_node_unlock(mount->nodes, target->slot);
+    }
+    return r;
+}
+
 static int
 set_size(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle, const SfsCaller *caller,
          off_t size)
@@ -423,18 +465,14 @@ set_size(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle, cons
 
     if (r < 0)
         return r;
-    if (handle != NULL)
-        backing = sfs_backing_ref(handle->backing);
-    else if (target->class == SFS_CLASS_COW)
-        backing = view_backing(mount, target);
-    else
-        r = need_backing(mount, target, &backing);
-    if (r < 0)
-        return r;
-    /* A copy-on-write name that nobody has open: the private view ends with this call. */
-    if (backing == NULL)
-        return 0;
-    r = backing->ops->truncate(backing, size);
+    if (handle == NULL && target->class == SFS_CLASS_NODE) {
+        r = truncate_unopened(mount, target, size);
+    } else {
+        backing = handle != NULL ? sfs_backing_ref(handle->backing) : view_backing(mount, target);
+        /* A copy-on-write name that nobody has open: the private view ends with this call. */
+        if (backing != NULL)
+            r = backing->ops->truncate(backing, size);
+    }
     if (r == 0 && caller->uid != 0)
         sfs_section_drop_set_ids(mount, target);
     return r;
@@ -565,22 +603,40 @@ choose_io_mode(SfsMount *mount, SfsNodeRec *rec, SfsBacking *backing)
     return rec->kind == SFS_KIND_FILE && mount->direct_mmap ? SFS_IO_DIRECT : SFS_IO_CACHED;
 }
 
+/* Locks the node with its backing at hand, of which @backing gets a reference. On failure it is not
+ * locked. */
+static int
+lock_with_backing(SfsMount *mount, const SfsTarget *target, SfsBacking **backing)
+{
+    int r;
+
+    while ((r = need_backing(mount, target, backing)) == 0) {
+        sfs_node_lock(mount->nodes, target->slot);
+        if (*backing == sfs_node_backing_locked(mount->nodes, target->slot))
+            return 0;
+        /* Redefined meanwhile, or taken away because it was empty. */
+        sfs_node_unlock(mount->nodes, target->slot);
+        g_clear_pointer(backing, sfs_backing_unref);
+    }
+    return r;
+}
+
 static int
 open_section(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpenReply *reply)
 {
     SfsNodeRec *rec = target->rec;
-    int r = need_backing(mount, target, &handle->backing);
+    int r = lock_with_backing(mount, target, &handle->backing);
 
     if (r < 0)
         return r;
-    sfs_node_lock(mount->nodes, target->slot);
-    /* Redefined meanwhile, or long ago: the name must be looked up anew, which the kernel does on
-     * this error; the inode that it has is still bound to the former bytes. */
-    if ((target->nodeid & SFS_SERIAL_MASK) != rec->nodeid_serial ||
-        handle->backing != sfs_node_backing_locked(mount->nodes, target->slot)) {
+    /* Redefined long ago: the name must be looked up anew, which the kernel does on this error; the
+     * inode that it has is still bound to the former bytes. */
+    if ((target->nodeid & SFS_SERIAL_MASK) != rec->nodeid_serial) {
         sfs_node_unlock(mount->nodes, target->slot);
         return -ESTALE;
     }
+    reply->forget_attrs = rec->attrs_out;
+    rec->attrs_out = 0;
     if (rec->opens == 0)
         rec->io_mode = (uint8_t)choose_io_mode(mount, rec, handle->backing);
     rec->opens++;
@@ -633,6 +689,7 @@ sfs_section_open(SfsMount *mount, const SfsTarget *target, int flags, const SfsC
     handle->rec = rec;
     handle->class = target->class;
     handle->node = target->slot;
+    handle->flock_fd = -1;
     handle->text = text != NULL ? g_bytes_ref(text) : NULL;
     if (target->class == SFS_CLASS_COW)
         r = open_view(mount, target, handle, reply);

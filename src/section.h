@@ -25,6 +25,7 @@ typedef struct {
     uint32_t node;       /* slot */
     SfsBacking *backing; /* a reference; NULL for texts */
     GBytes *text;        /* .info and .stats */
+    int flock_fd;        /* lock.c's: what flock(2) is done on, -1 while it was not */
 } SfsHandle;
 
 /* How the kernel is to do the I/O of a handle. */
@@ -32,6 +33,7 @@ typedef struct {
     SfsIoMode mode;
     int backing_id;  /* with SFS_IO_PASSTHROUGH */
     bool keep_cache; /* what the kernel has cached of this inode is still right */
+    bool forget_attrs; /* the attributes that the kernel was told to remember may change from now on */
 } SfsOpenReply;
 
 SfsSections *sfs_sections_new(SfsMount *mount);
@@ -41,6 +43,10 @@ void sfs_sections_free(SfsMount *mount);
 /* Attributes of any node, st_dev excepted. @handle may be NULL. */
 int sfs_section_stat(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle,
                      struct stat *st);
+
+/* Whether the kernel may remember the attributes until it changes them itself: not those of a real file,
+ * nor those of a section that somebody has open or mapped, for stores to memory change them unseen. */
+bool sfs_section_attrs_stay(SfsMount *mount, const SfsTarget *target);
 
 /* Which members of @st to set. Times may be "now". */
 enum {

@@ -10,6 +10,7 @@
 #include "worker.h"
 
 #include "keeper-link.h"
+#include "lock.h"
 #include "log.h"
 #include "mountpoint.h"
 #include "namespace.h"
@@ -207,7 +208,8 @@ static void
 set_up_process(void)
 {
     struct sigaction ignore = { .sa_handler = SIG_IGN };
-    static const int signals[] = { SIGPIPE, SIGINT, SIGTERM, SIGHUP };
+    /* SIGIO is what the kernel says of a lease: see passthrough.h. */
+    static const int signals[] = { SIGPIPE, SIGINT, SIGTERM, SIGHUP, SIGIO };
 
     /* Signals are for the keeper, which a terminal's reach as well. */
     for (size_t i = 0; i < G_N_ELEMENTS(signals); i++)
@@ -255,6 +257,7 @@ open_rooms(Worker *worker)
     sfs_node_make_root(mount->nodes, &mount->header->config);
     mount->names = sfs_namespace_new(mount->registry, mount->nodes, mount->header->config.nr_sections);
     mount->sections = sfs_sections_new(mount);
+    mount->locks = sfs_locks_new();
     sfs_ops_start(mount);
 }
 
@@ -265,6 +268,7 @@ close_rooms(Worker *worker)
 
     sfs_ops_stop(mount);
     sfs_sections_free(mount);
+    sfs_locks_free(mount->locks);
     sfs_namespace_free(mount->names);
     sfs_nodes_free(mount->nodes);
     sfs_store_free(mount->store);
