@@ -260,9 +260,10 @@ write_pages(CowBacking *self, const char *buf, size_t size, off_t offset, bool f
 }
 
 static ssize_t
-cow_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, bool writeback)
+cow_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsigned how)
 {
     CowBacking *self = cow(backing);
+    bool force = how & SFS_WRITE_BACK;
     size_t done = 0;
 
     if (offset >= MAP_OFFSET || (off_t)size > MAP_OFFSET - offset)
@@ -275,10 +276,10 @@ cow_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, bool 
         ssize_t n;
 
         if (in_page == 0 && rest >= SFS_PAGE_SIZE) {
-            n = write_pages(self, from, rest - rest % SFS_PAGE_SIZE, at, writeback);
+            n = write_pages(self, from, rest - rest % SFS_PAGE_SIZE, at, force);
         } else {
             size_t part = MIN(rest, SFS_PAGE_SIZE - in_page);
-            int r = write_in_page(self, from, part, at, writeback);
+            int r = write_in_page(self, from, part, at, force);
 
             n = r < 0 ? r : (ssize_t)part;
         }

@@ -5,6 +5,8 @@
 
 #include "util.h"
 
+#include <sys/uio.h>
+
 typedef struct {
     SfsBacking base;
     int fd;
@@ -38,12 +40,13 @@ file_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
 }
 
 static ssize_t
-file_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, bool writeback)
+file_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsigned how)
 {
+    struct iovec iov = { (void *)buf, size };
     ssize_t n;
 
     do {
-        n = pwrite(file_fd(backing), buf, size, offset);
+        n = pwritev2(file_fd(backing), &iov, 1, offset, how & SFS_WRITE_APPEND ? RWF_APPEND : 0);
     } while (n < 0 && errno == EINTR);
     return n >= 0 ? n : -errno;
 }

@@ -43,9 +43,9 @@ page_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
 }
 
 static ssize_t
-page_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, bool writeback)
+page_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsigned how)
 {
-    return sfs_store_file_write(page(backing)->file, buf, size, offset, writeback);
+    return sfs_store_file_write(page(backing)->file, buf, size, offset, how & SFS_WRITE_BACK);
 }
 
 static int

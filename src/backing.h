@@ -19,6 +19,16 @@
 
 typedef struct SfsBacking SfsBacking;
 
+/* How to write. */
+enum {
+    /* The bytes are those of a mapped page and were stored to already: the store's limit must not refuse
+     * them. */
+    SFS_WRITE_BACK = 1 << 0,
+    /* At the end of the file, wherever that is by now; @offset is where the kernel believes it to be, and
+     * only where others write the file as well can that be wrong. */
+    SFS_WRITE_APPEND = 1 << 1,
+};
+
 typedef struct {
     const char *kind; /* "page", "file", "cow" */
 
@@ -29,10 +39,9 @@ typedef struct {
     /* As pread(2): the bytes read, short only at the end of the file. Required. */
     ssize_t (*read)(SfsBacking *backing, void *buf, size_t size, off_t offset);
 
-    /* As pwrite(2): bytes written, > 0 unless @size is 0. @writeback: the bytes are those of a mapped
-     * page and were stored to already, so the store's limit must not refuse them. Required. */
+    /* As pwrite(2): bytes written, > 0 unless @size is 0. @how: flags below. Required. */
     ssize_t (*write)(SfsBacking *backing, const void *buf, size_t size, off_t offset,
-                     bool writeback);
+                     unsigned how);
 
     /* As ftruncate(2). Required. */
     int (*truncate)(SfsBacking *backing, off_t size);

@@ -24,6 +24,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 
 /* Names change through the kernel only, so it may remember them for as long as it likes; attributes as
  * sfs_section_attrs_stay() says. A copy-on-write name must be looked up for each open. */
@@ -401,6 +402,37 @@ op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info 
 
 /* --- attributes ----------------------------------------------------------------------------------- */
 
+static struct statx_timestamp
+statx_time(struct timespec t)
+{
+    return (struct statx_timestamp){ .tv_sec = t.tv_sec, .tv_nsec = (uint32_t)t.tv_nsec };
+}
+
+static void
+fill_statx(const SfsTarget *target, const struct stat *st, struct statx *stx)
+{
+    *stx = (struct statx){
+        .stx_mask = STATX_BASIC_STATS,
+        .stx_blksize = (uint32_t)st->st_blksize,
+        .stx_nlink = (uint32_t)st->st_nlink,
+        .stx_uid = st->st_uid,
+        .stx_gid = st->st_gid,
+        .stx_mode = (uint16_t)st->st_mode,
+        .stx_ino = st->st_ino,
+        .stx_size = (uint64_t)st->st_size,
+        .stx_blocks = (uint64_t)st->st_blocks,
+        .stx_rdev_major = major(st->st_rdev),
+        .stx_rdev_minor = minor(st->st_rdev),
+        .stx_atime = statx_time(st->st_atim),
+        .stx_mtime = statx_time(st->st_mtim),
+        .stx_ctime = statx_time(st->st_ctim),
+    };
+    if (target->rec != NULL) {
+        stx->stx_mask |= STATX_BTIME;
+        stx->stx_btime = statx_time(sfs_time_get(&target->rec->btime));
+    }
+}
+
 static void
 op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
@@ -415,6 +447,26 @@ op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         fuse_reply_err(req, -r);
     else
         fuse_reply_attr(req, &st, attr_timeout(req, &target));
+}
+
+/* As getattr, with what only statx(2) can ask for. */
+static void
+op_statx(fuse_req_t req, fuse_ino_t ino, int flags, int mask, struct fuse_file_info *fi)
+{
+    g_auto(SfsTarget) target = { 0 };
+    struct stat st;
+    struct statx stx;
+    int r;
+
+    if (!resolve(req, ino, &target))
+        return;
+    r = sfs_section_stat(mount_of(req), &target, handle_of(req, fi), &st);
+    if (r < 0) {
+        fuse_reply_err(req, -r);
+        return;
+    }
+    fill_statx(&target, &st, &stx);
+    fuse_reply_statx(req, 0, &stx, attr_timeout(req, &target));
 }
 
 static void
@@ -801,13 +853,18 @@ op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off
 {
     SfsHandle *handle = need_handle(req, fi);
     g_auto(SfsTarget) target = { 0 };
+    unsigned how = 0;
     ssize_t n;
 
     if (handle == NULL)
         return;
     if (fi->kill_suidgid && sfs_node_resolve(mount_of(req)->nodes, ino, &target) == 0)
         sfs_section_drop_set_ids(mount_of(req), &target);
-    n = sfs_section_write(mount_of(req), handle, buf, size, offset, fi->writepage);
+    if (fi->writepage)
+        how = SFS_WRITE_BACK;
+    else if (fi->flags & O_APPEND)
+        how = SFS_WRITE_APPEND;
+    n = sfs_section_write(mount_of(req), handle, buf, size, offset, how);
     if (n < 0)
         fuse_reply_err(req, (int)-n);
     else
@@ -965,6 +1022,7 @@ sfs_ops(void)
         .forget = op_forget,
         .forget_multi = op_forget_multi,
         .getattr = op_getattr,
+        .statx = op_statx,
         .setattr = op_setattr,
         .readlink = op_readlink,
         .mknod = op_mknod,

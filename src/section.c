@@ -766,14 +766,14 @@ check_handle(const SfsHandle *handle, bool writes)
 
 ssize_t
 sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, size_t size, off_t offset,
-                  bool writeback)
+                  unsigned how)
 {
     /* Written back pages come with any handle of the inode that can write. */
     int r = check_handle(handle, true);
 
     if (r < 0)
         return r;
-    return handle->backing->ops->write(handle->backing, buf, size, offset, writeback);
+    return handle->backing->ops->write(handle->backing, buf, size, offset, how);
 }
 
 int
@@ -829,7 +829,7 @@ copy_by_hand(SfsHandle *from, off_t from_offset, SfsHandle *to, off_t to_offset,
         if (got <= 0)
             return done > 0 || got == 0 ? (ssize_t)done : got;
         put = to->backing->ops->write(to->backing, buffer, (size_t)got, to_offset + (off_t)done,
-                                      false);
+                                      0);
         if (put < 0)
             return done > 0 ? (ssize_t)done : put;
         done += (size_t)put;

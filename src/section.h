@@ -74,8 +74,9 @@ uint32_t sfs_section_handles(SfsMount *mount);
 /* The handle that FUSE's fh means. */
 SfsHandle *sfs_section_handle(SfsMount *mount, uint64_t fh);
 
+/* @how: as the hook in backing.h. */
 ssize_t sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, size_t size,
-                          off_t offset, bool writeback);
+                          off_t offset, unsigned how);
 /* What a change of owner, or a write by someone without privileges, does to the set-id bits. */
 void sfs_section_drop_set_ids(SfsMount *mount, const SfsTarget *target);
 

@@ -290,7 +290,7 @@ sfs_store_file_new(SfsStore *store, SfsStoreUse use, SfsStoreFile **out)
     else
         fd = openat(store->tmpfs, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (fd < 0)
-        return -errno;
+        return errno == EMFILE ? -ENFILE : -errno; /* the limit is the mount's, not the caller's */
     r = sfs_link_put(store->link, store->registry, fd, &slot);
     if (r < 0)
         return r;
