@@ -39,13 +39,15 @@
 extern const char *sc_internal_mount_type;
 const char *sc_internal_mount_type = "fuse.sectionfs";
 
-GQuark sc_error_quark(void)
+GQuark
+sc_error_quark(void)
 {
     return g_quark_from_static_string("sc-error-quark");
 }
 
 /* GLib has g_autofd from 2.76 on only. Keeps errno, as a failing path still has to report it. */
-static inline void clear_fd(int *fd)
+static inline void
+clear_fd(int *fd)
 {
     int saved = errno;
 
@@ -56,7 +58,8 @@ static inline void clear_fd(int *fd)
 
 #define auto_fd __attribute__((cleanup(clear_fd))) int
 
-ScAttribute *sc_attribute_new(const char *key, const char *value)
+ScAttribute *
+sc_attribute_new(const char *key, const char *value)
 {
     ScAttribute *attribute = g_new(ScAttribute, 1);
 
@@ -65,7 +68,8 @@ ScAttribute *sc_attribute_new(const char *key, const char *value)
     return attribute;
 }
 
-void sc_attribute_free(ScAttribute *attribute)
+void
+sc_attribute_free(ScAttribute *attribute)
 {
     if (attribute == NULL)
         return;
@@ -76,8 +80,8 @@ void sc_attribute_free(ScAttribute *attribute)
 
 /* Always FALSE, so that a caller can fail and return in one line. */
 G_GNUC_PRINTF(5, 6)
-static gboolean fail(GError **error, int err, const char *operation, const char *path,
-                     const char *format, ...)
+static gboolean
+fail(GError **error, int err, const char *operation, const char *path, const char *format, ...)
 {
     g_autofree char *what = NULL;
     va_list args;
@@ -90,7 +94,8 @@ static gboolean fail(GError **error, int err, const char *operation, const char 
 }
 
 /* What an errno means when the operation gives it no meaning of its own. */
-static const char *plain_meaning(int err)
+static const char *
+plain_meaning(int err)
 {
     switch (err) {
     case ENOENT:
@@ -119,7 +124,8 @@ static const char *plain_meaning(int err)
 
 /* The type of the mount that fd lies on, or NULL where that cannot be found out: under a chroot, a
  * mount may be reachable and yet not be listed. */
-static char *mount_type(int fd)
+static char *
+mount_type(int fd)
 {
     char name[PROC_NAME_MAX];
     g_autofree char *info = NULL;
@@ -156,7 +162,8 @@ static char *mount_type(int fd)
 
 /* Any FUSE filesystem might store an attribute called user.section.file and do nothing about it, so
  * being FUSE is not enough. */
-static gboolean check_mount(int fd, const char *operation, const char *path, GError **error)
+static gboolean
+check_mount(int fd, const char *operation, const char *path, GError **error)
 {
     struct statfs fs;
     g_autofree char *type = NULL;
@@ -174,8 +181,8 @@ static gboolean check_mount(int fd, const char *operation, const char *path, GEr
 }
 
 /* The name under which the file of fd can be handed to calls that want a path. */
-static gboolean proc_name(int fd, char name[PROC_NAME_MAX], const char *operation, const char *path,
-                          GError **error)
+static gboolean
+proc_name(int fd, char name[PROC_NAME_MAX], const char *operation, const char *path, GError **error)
 {
     struct stat st;
 
@@ -186,8 +193,9 @@ static gboolean proc_name(int fd, char name[PROC_NAME_MAX], const char *operatio
 }
 
 /* Open path for looking only and make sure that it is ours. *fd is the caller's also on failure. */
-static gboolean open_path(const char *path, int flags, int *fd, char name[PROC_NAME_MAX],
-                          const char *operation, GError **error)
+static gboolean
+open_path(const char *path, int flags, int *fd, char name[PROC_NAME_MAX], const char *operation,
+          GError **error)
 {
     *fd = open(path, O_PATH | O_CLOEXEC | flags);
     if (*fd < 0)
@@ -195,8 +203,8 @@ static gboolean open_path(const char *path, int flags, int *fd, char name[PROC_N
     return proc_name(*fd, name, operation, path, error) && check_mount(*fd, operation, path, error);
 }
 
-static gboolean xattr_name(const char *key, char **name, const char *operation, const char *path,
-                           GError **error)
+static gboolean
+xattr_name(const char *key, char **name, const char *operation, const char *path, GError **error)
 {
     if (*key == '\0')
         return fail(error, EINVAL, operation, path, "the name of an attribute is empty");
@@ -209,8 +217,8 @@ static gboolean xattr_name(const char *key, char **name, const char *operation, 
 }
 
 /* What a refused user.section.file means. The trouble is with the file, not with the section. */
-static gboolean fail_file(GError **error, int err, const char *operation, const char *path,
-                          const char *file)
+static gboolean
+fail_file(GError **error, int err, const char *operation, const char *path, const char *file)
 {
     switch (err) {
     case ENODEV:
@@ -250,8 +258,9 @@ static gboolean fail_file(GError **error, int err, const char *operation, const 
     }
 }
 
-static gboolean fail_set(GError **error, int err, const char *operation, const char *path,
-                         const char *key, const char *value)
+static gboolean
+fail_set(GError **error, int err, const char *operation, const char *path, const char *key,
+         const char *value)
 {
     const char *meaning;
 
@@ -290,8 +299,9 @@ static gboolean fail_set(GError **error, int err, const char *operation, const c
 }
 
 /* name is the /proc name of the file; path only appears in messages. */
-static gboolean set_attribute(const char *name, const char *key, const char *value,
-                              const char *operation, const char *path, GError **error)
+static gboolean
+set_attribute(const char *name, const char *key, const char *value, const char *operation,
+              const char *path, GError **error)
 {
     g_autofree char *xattr = NULL;
 
@@ -304,7 +314,8 @@ static gboolean set_attribute(const char *name, const char *key, const char *val
 
 /* A fresh value, or NULL and errno. The largest possible buffer and one call, instead of asking for
  * the size first: the value may grow in between. */
-static char *read_attribute(const char *name, const char *xattr)
+static char *
+read_attribute(const char *name, const char *xattr)
 {
     g_autofree char *buffer = g_malloc(XATTR_SIZE_MAX);
     ssize_t length = getxattr(name, xattr, buffer, XATTR_SIZE_MAX);
@@ -312,8 +323,8 @@ static char *read_attribute(const char *name, const char *xattr)
     return length < 0 ? NULL : g_strndup(buffer, (gsize)length);
 }
 
-static gboolean fail_get(GError **error, int err, const char *operation, const char *path,
-                         const char *key)
+static gboolean
+fail_get(GError **error, int err, const char *operation, const char *path, const char *key)
 {
     switch (err) {
     case ENODATA:
@@ -328,7 +339,8 @@ static gboolean fail_get(GError **error, int err, const char *operation, const c
     }
 }
 
-gboolean sc_get(const char *path, const char *key, char **value, GError **error)
+gboolean
+sc_get(const char *path, const char *key, char **value, GError **error)
 {
     auto_fd fd = -1;
     char name[PROC_NAME_MAX];
@@ -345,7 +357,8 @@ gboolean sc_get(const char *path, const char *key, char **value, GError **error)
     return TRUE;
 }
 
-gboolean sc_set(const char *path, const char *key, const char *value, GError **error)
+gboolean
+sc_set(const char *path, const char *key, const char *value, GError **error)
 {
     auto_fd fd = -1;
     char name[PROC_NAME_MAX];
@@ -354,7 +367,8 @@ gboolean sc_set(const char *path, const char *key, const char *value, GError **e
            set_attribute(name, key, value, "set", path, error);
 }
 
-gboolean sc_list(const char *path, GPtrArray **attributes, GError **error)
+gboolean
+sc_list(const char *path, GPtrArray **attributes, GError **error)
 {
     auto_fd fd = -1;
     char name[PROC_NAME_MAX];
@@ -391,7 +405,8 @@ gboolean sc_list(const char *path, GPtrArray **attributes, GError **error)
     return TRUE;
 }
 
-gboolean sc_stats(const char *mountpoint, char **text, GError **error)
+gboolean
+sc_stats(const char *mountpoint, char **text, GError **error)
 {
     auto_fd dir = -1;
     auto_fd fd = -1;
@@ -422,7 +437,8 @@ gboolean sc_stats(const char *mountpoint, char **text, GError **error)
 
 /* The name that the daemon will look up, which does not share our working directory. ".." stays as
  * it is: only a walk that follows symbolic links knows what it means. */
-static gboolean absolute_name(const char *file, char **absolute, const char *path, GError **error)
+static gboolean
+absolute_name(const char *file, char **absolute, const char *path, GError **error)
 {
     char *cwd;
 
@@ -444,13 +460,15 @@ static gboolean absolute_name(const char *file, char **absolute, const char *pat
 }
 
 /* Attributes that may take away the right to give the section its size. */
-static gboolean set_after_size(const char *key)
+static gboolean
+set_after_size(const char *key)
 {
     return strcmp(key, "protect") == 0 || strcmp(key, "resize") == 0;
 }
 
-static gboolean set_attributes(const char *name, const GPtrArray *attributes, gboolean after_size,
-                               const char *path, GError **error)
+static gboolean
+set_attributes(const char *name, const GPtrArray *attributes, gboolean after_size, const char *path,
+               GError **error)
 {
     for (guint i = 0; attributes != NULL && i < attributes->len; i++) {
         const ScAttribute *attribute = g_ptr_array_index(attributes, i);
@@ -462,7 +480,8 @@ static gboolean set_attributes(const char *name, const GPtrArray *attributes, gb
     return TRUE;
 }
 
-static gboolean set_size(const char *name, gint64 size, const char *path, GError **error)
+static gboolean
+set_size(const char *name, gint64 size, const char *path, GError **error)
 {
     const char *meaning;
 
@@ -489,7 +508,8 @@ static gboolean set_size(const char *name, gint64 size, const char *path, GError
                 size, meaning);
 }
 
-static gboolean check_options(const ScCreateOptions *options, const char *path, GError **error)
+static gboolean
+check_options(const ScCreateOptions *options, const char *path, GError **error)
 {
     if (options->file != NULL && options->size >= 0)
         return fail(
@@ -511,7 +531,8 @@ static gboolean check_options(const ScCreateOptions *options, const char *path, 
 
 /* Split path into the directory, opened as *dir (the caller's also on failure), and the name to
  * make in it, which points into path. */
-static gboolean open_parent(const char *path, int *dir, const char **base, GError **error)
+static gboolean
+open_parent(const char *path, int *dir, const char **base, GError **error)
 {
     const char *slash = strrchr(path, '/');
     g_autofree char *parent = NULL;
@@ -543,8 +564,9 @@ static gboolean open_parent(const char *path, int *dir, const char **base, GErro
 }
 
 /* A new section without a name, as an O_PATH descriptor (the caller's also on failure). */
-static gboolean open_nameless(int dir, mode_t mode, int *fd, char name[PROC_NAME_MAX],
-                              const char *path, GError **error)
+static gboolean
+open_nameless(int dir, mode_t mode, int *fd, char name[PROC_NAME_MAX], const char *path,
+              GError **error)
 {
     auto_fd writable = openat(dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
 
@@ -579,7 +601,8 @@ static gboolean open_nameless(int dir, mode_t mode, int *fd, char name[PROC_NAME
     return proc_name(*fd, name, "create", path, error);
 }
 
-gboolean sc_create(const char *path, const ScCreateOptions *options, GError **error)
+gboolean
+sc_create(const char *path, const ScCreateOptions *options, GError **error)
 {
     auto_fd dir = -1;
     auto_fd fd = -1;
@@ -617,7 +640,8 @@ gboolean sc_create(const char *path, const ScCreateOptions *options, GError **er
     return TRUE;
 }
 
-gboolean sc_parse_size(const char *text, gint64 *size, GError **error)
+gboolean
+sc_parse_size(const char *text, gint64 *size, GError **error)
 {
     static const char suffixes[] = "KMGT";
     const char *suffix;
@@ -654,7 +678,8 @@ too_large:
     return FALSE;
 }
 
-gboolean sc_parse_mode(const char *text, int *mode, GError **error)
+gboolean
+sc_parse_mode(const char *text, int *mode, GError **error)
 {
     size_t digits = strspn(text, "01234567");
     guint64 n;
@@ -673,7 +698,8 @@ gboolean sc_parse_mode(const char *text, int *mode, GError **error)
     return TRUE;
 }
 
-gboolean sc_parse_attribute(const char *text, ScAttribute **attribute, GError **error)
+gboolean
+sc_parse_attribute(const char *text, ScAttribute **attribute, GError **error)
 {
     const char *equals = strchr(text, '=');
     g_autofree char *key = NULL;

@@ -3,23 +3,25 @@
  * Copy-on-write bytes: an overlay of private pages over a base.
  *
  * The overlay is one file of the store. A private page lies in it at the page's own offset; which
- * pages are private is the page map, kept in memory and, for a later worker, as a bitmap in the same
- * file at MAP_OFFSET, beyond all data. A page that is in the map is never looked up in the base again;
- * a hole of the overlay where the map has the page reads as zeros, which is how holes are punched.
+ * pages are private is the page map, kept in memory and, for a later worker, as a bitmap in the
+ * same file at MAP_OFFSET, beyond all data. A page that is in the map is never looked up in the
+ * base again; a hole of the overlay where the map has the page reads as zeros, which is how holes
+ * are punched.
  *
- * What shows of the base ends at `base_limit`, in bytes: truncating lowers it for good, so that what
- * is cut off never comes back when the view grows again. Invariants, under the lock:
+ * What shows of the base ends at `base_limit`, in bytes: truncating lowers it for good, so that
+ * what is cut off never comes back when the view grows again. Invariants, under the lock:
  *  - base_limit <= size;
  *  - no page that begins at or after size is in the map;
  *  - bytes of a private page at or after size are zero.
  *
- * Order, for a death in between: bytes before map, map before reply. A write that was not answered may
- * be missing or done; one that was answered is there. When a view is cut, size and base_limit go
- * first: whatever of the map is left beyond size then is dropped by whoever opens the registry next.
+ * Order, for a death in between: bytes before map, map before reply. A write that was not answered
+ * may be missing or done; one that was answered is there. When a view is cut, size and base_limit
+ * go first: whatever of the map is left beyond size then is dropped by whoever opens the registry
+ * next.
  *
- * The lock is held across system calls on the overlay, which is memory, and never across reads of the
- * base, which may be a disk. So a page is read from the base first, and used under the lock only if
- * nobody made it private meanwhile.
+ * The lock is held across system calls on the overlay, which is memory, and never across reads of
+ * the base, which may be a disk. So a page is read from the base first, and used under the lock
+ * only if nobody made it private meanwhile.
  */
 #include "backing.h"
 
@@ -74,7 +76,7 @@ modified(CowBacking *self)
     self->rec->ctime = self->rec->mtime;
 }
 
-/* --- the overlay, lock held ------------------------------------------------------------------- */
+/* --- the overlay, lock held ------------------------------------------------------------------ */
 
 static int
 need_overlay(CowBacking *self)
@@ -127,7 +129,7 @@ grow_to(CowBacking *self, off_t end)
         atomic_store(&self->rec->size, (uint64_t)end);
 }
 
-/* --- reading ---------------------------------------------------------------------------------- */
+/* --- reading --------------------------------------------------------------------------------- */
 
 /* Reads what shows of the base below @limit, and zeros for the rest. */
 static int
@@ -136,9 +138,8 @@ read_base(CowBacking *self, uint64_t limit, char *buf, size_t size, off_t offset
     size_t n = 0;
 
     if (self->base != NULL && (uint64_t)offset < limit) {
-        ssize_t got = self->base->ops->read(self->base, buf,
-                                            (size_t)MIN((uint64_t)size, limit - (uint64_t)offset),
-                                            offset);
+        ssize_t got = self->base->ops->read(
+            self->base, buf, (size_t)MIN((uint64_t)size, limit - (uint64_t)offset), offset);
 
         if (got < 0)
             return (int)got;
@@ -192,7 +193,7 @@ cow_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
     return (ssize_t)done;
 }
 
-/* --- writing ---------------------------------------------------------------------------------- */
+/* --- writing --------------------------------------------------------------------------------- */
 
 /* Writes within one page, completing it from the base where it is not private yet. 0 or a negative
  * errno: all of it or nothing. */
@@ -290,7 +291,7 @@ cow_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsig
     return (ssize_t)done;
 }
 
-/* --- sizes and holes -------------------------------------------------------------------------- */
+/* --- sizes and holes ------------------------------------------------------------------------- */
 
 /* Zeros from @from to the end of its page, if that page is private. Lock held. */
 static int
@@ -480,13 +481,13 @@ cow_seek(SfsBacking *backing, off_t offset, int whence)
     return whence == SEEK_HOLE ? size : -ENXIO;
 }
 
-/* --- the rest --------------------------------------------------------------------------------- */
+/* --- the rest -------------------------------------------------------------------------------- */
 
 static int
 cow_stat(SfsBacking *backing, struct stat *st)
 {
     CowBacking *self = cow(backing);
-    struct stat base = { 0 };
+    struct stat base = {0};
     uint64_t private;
 
     if (self->base != NULL)
@@ -498,8 +499,8 @@ cow_stat(SfsBacking *backing, struct stat *st)
     st->st_mtim = sfs_time_get(&self->rec->mtime);
     st->st_ctim = sfs_time_get(&self->rec->ctime);
     g_mutex_unlock(&self->lock);
-    /* As a shared extent counts on file systems that share them: what shows of the base is not free,
-     * or programs would take the view for one large hole. */
+    /* As a shared extent counts on file systems that share them: what shows of the base is not
+     * free, or programs would take the view for one large hole. */
     st->st_blocks = (blkcnt_t)MIN(MAX((uint64_t)base.st_blocks, private),
                                   sfs_page_round_up((uint64_t)st->st_size) / 512);
     return 0;
@@ -509,7 +510,7 @@ static int
 cow_set_times(SfsBacking *backing, const struct timespec times[2])
 {
     CowBacking *self = cow(backing);
-    SfsTime *fields[2] = { &self->rec->atime, &self->rec->mtime };
+    SfsTime *fields[2] = {&self->rec->atime, &self->rec->mtime};
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
 
     for (int i = 0; i < 2; i++) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* File-backed bytes: a real file, at the same offsets, with nothing kept in between. Whether writing
- * is allowed was settled when the descriptor was opened, with the rights of whoever asked for it. */
+/* File-backed bytes: a real file, at the same offsets, with nothing kept in between. Whether
+ * writing is allowed was settled when the descriptor was opened, with the rights of whoever asked
+ * for it. */
 #include "backing.h"
 
 #include "util.h"
@@ -42,7 +43,7 @@ file_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
 static ssize_t
 file_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsigned how)
 {
-    struct iovec iov = { (void *)buf, size };
+    struct iovec iov = {(void *)buf, size};
     ssize_t n;
 
     do {

@@ -21,27 +21,26 @@ typedef struct SfsBacking SfsBacking;
 
 /* How to write. */
 enum {
-    /* The bytes are those of a mapped page and were stored to already: the store's limit must not refuse
-     * them. */
+    /* The bytes are those of a mapped page and were stored to already: the store's limit must not
+     * refuse them. */
     SFS_WRITE_BACK = 1 << 0,
-    /* At the end of the file, wherever that is by now; @offset is where the kernel believes it to be, and
-     * only where others write the file as well can that be wrong. */
+    /* At the end of the file, wherever that is by now; @offset is where the kernel believes it to
+     * be, and only where others write the file as well can that be wrong. */
     SFS_WRITE_APPEND = 1 << 1,
 };
 
 typedef struct {
     const char *kind; /* "page", "file", "cow" */
 
-    /* Fills st_size, st_blocks, st_atim, st_mtim and st_ctim with what is true now; leaves the other
-     * members alone. Required. */
+    /* Fills st_size, st_blocks, st_atim, st_mtim and st_ctim with what is true now; leaves the
+     * other members alone. Required. */
     int (*stat)(SfsBacking *backing, struct stat *st);
 
     /* As pread(2): the bytes read, short only at the end of the file. Required. */
     ssize_t (*read)(SfsBacking *backing, void *buf, size_t size, off_t offset);
 
     /* As pwrite(2): bytes written, > 0 unless @size is 0. @how: flags below. Required. */
-    ssize_t (*write)(SfsBacking *backing, const void *buf, size_t size, off_t offset,
-                     unsigned how);
+    ssize_t (*write)(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsigned how);
 
     /* As ftruncate(2). Required. */
     int (*truncate)(SfsBacking *backing, off_t size);
@@ -63,8 +62,8 @@ typedef struct {
      * the one for passthrough and splicing. NULL: there is none such. */
     int (*data_fd)(SfsBacking *backing);
 
-    /* A descriptor of the file that advisory locks are taken on, the backing's own (it is opened anew for
-     * each owner of locks); or a negative errno. Required. */
+    /* A descriptor of the file that advisory locks are taken on, the backing's own (it is opened
+     * anew for each owner of locks); or a negative errno. Required. */
     int (*lock_fd)(SfsBacking *backing);
 
     /* Releases all; called once, by the last sfs_backing_unref(). Required. */

@@ -20,7 +20,7 @@
 #define GROUPS_MAX 65536
 
 typedef struct {
-    GArray *groups;    /* of gid_t */
+    GArray *groups;     /* of gid_t */
     uint64_t effective; /* capabilities */
 } Identity;
 
@@ -31,7 +31,7 @@ identity_clear(Identity *identity)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Identity, identity_clear)
 
-/* --- what /proc says -------------------------------------------------------------------------- */
+/* --- what /proc says ------------------------------------------------------------------------- */
 
 /* The text after "KEY:" on its line of a status file; NULL when there is none. */
 static const char *
@@ -49,8 +49,8 @@ fs_id_is(const char *status, const char *key, unsigned id)
     const char *text = status_field(status, key);
     unsigned ids[4];
 
-    return text != NULL &&
-           sscanf(text, "%u %u %u %u", &ids[0], &ids[1], &ids[2], &ids[3]) == 4 && ids[3] == id;
+    return text != NULL && sscanf(text, "%u %u %u %u", &ids[0], &ids[1], &ids[2], &ids[3]) == 4 &&
+           ids[3] == id;
 }
 
 /* Groups and capabilities of the caller, none where they cannot be had or are someone else's. */
@@ -81,7 +81,7 @@ identify(const SfsCaller *caller, int proc, Identity *identity)
         identity->effective = g_ascii_strtoull(text + strspn(text, " \t"), NULL, 16);
 }
 
-/* --- taking it on ----------------------------------------------------------------------------- */
+/* --- taking it on ---------------------------------------------------------------------------- */
 
 typedef struct {
     struct __user_cap_data_struct caps[2];
@@ -93,7 +93,7 @@ typedef struct {
 static struct __user_cap_header_struct
 this_thread(void)
 {
-    return (struct __user_cap_header_struct){ _LINUX_CAPABILITY_VERSION_3, 0 };
+    return (struct __user_cap_header_struct){_LINUX_CAPABILITY_VERSION_3, 0};
 }
 
 /* 0 or -EPERM, and then nothing has changed. */
@@ -137,13 +137,13 @@ put_off(Saved *saved)
     g_array_unref(saved->groups);
 }
 
-/* --- opening ---------------------------------------------------------------------------------- */
+/* --- opening --------------------------------------------------------------------------------- */
 
 /* Resolves the path as seen from @root (the caller's), without opening what it leads to. */
 static int
 resolve(int root, const char *path)
 {
-    struct open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT };
+    struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT};
     int fd = (int)syscall(SYS_openat2, root, path, &how, sizeof how);
 
     return fd >= 0 ? fd : -errno;
@@ -186,7 +186,7 @@ sfs_caller_open_file(const SfsCaller *caller, const char *path, dev_t own_dev, b
     sfs_autofd proc = -1;
     sfs_autofd root = -1;
     sfs_autofd target = -1;
-    g_auto(Identity) identity = { 0 };
+    g_auto(Identity) identity = {0};
     Saved saved;
     int r;
 

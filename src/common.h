@@ -70,9 +70,9 @@ typedef struct {
     uint64_t nr_sections;          /* files, directories, links together, 0: registry's own limit */
     uint32_t root_mode;            /* permission bits of the root directory */
     uint32_t root_uid, root_gid;
-    uint32_t drain_timeout;        /* seconds that busy files may delay the end, 0: for ever */
+    uint32_t drain_timeout; /* seconds that busy files may delay the end, 0: for ever */
     SfsPassthroughWish passthrough;
     bool foreground;
     bool debug;
-    bool allow_root;               /* nobody but root and who mounted it */
+    bool allow_root; /* nobody but root and who mounted it */
 } SfsConfig;

@@ -16,7 +16,7 @@
 /* All plain attributes of one node together, in bytes. */
 #define PLAIN_MAX ((size_t)256 << 10)
 
-/* --- keys ------------------------------------------------------------------------------------- */
+/* --- keys ------------------------------------------------------------------------------------ */
 
 typedef struct {
     const char *name;
@@ -55,8 +55,7 @@ set_file(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, cons
 static bool
 get_protect(SfsMount *mount, const SfsTarget *target, GString *value)
 {
-    g_string_append(value,
-                    target->rec->protect == SFS_PROTECT_READONLY ? "readonly" : "readwrite");
+    g_string_append(value, target->rec->protect == SFS_PROTECT_READONLY ? "readonly" : "readwrite");
     return true;
 }
 
@@ -107,13 +106,13 @@ get_private(SfsMount *mount, const SfsTarget *target, GString *value)
 }
 
 static const Key keys[] = {
-    { "kind", get_kind, NULL },
-    { "file", get_file, set_file },
-    { "protect", get_protect, set_protect },
-    { "mode", get_mode, NULL },
-    { "size", get_size, NULL },
-    { "opens", get_opens, NULL },
-    { "private", get_private, NULL },
+    {"kind", get_kind, NULL},
+    {"file", get_file, set_file},
+    {"protect", get_protect, set_protect},
+    {"mode", get_mode, NULL},
+    {"size", get_size, NULL},
+    {"opens", get_opens, NULL},
+    {"private", get_private, NULL},
 };
 
 /* The key that an attribute's name means. *@is_ours: it is in the control interface's namespace. */
@@ -147,7 +146,7 @@ sfs_control_describe(SfsMount *mount, const SfsTarget *target, GString *text)
     }
 }
 
-/* --- plain attributes ------------------------------------------------------------------------- */
+/* --- plain attributes ------------------------------------------------------------------------ */
 
 typedef struct {
     uint32_t name_length;
@@ -211,7 +210,7 @@ get_plain(SfsMount *mount, const SfsTarget *target, const char *name, GString **
 static void
 append_plain(GString *all, const char *name, const void *value, size_t size)
 {
-    PlainHeader header = { (uint32_t)strlen(name), (uint32_t)size };
+    PlainHeader header = {(uint32_t)strlen(name), (uint32_t)size};
 
     g_string_append_len(all, (const char *)&header, sizeof header);
     g_string_append_len(all, name, header.name_length);
@@ -273,7 +272,7 @@ check_namespace(const char *name)
                : -EOPNOTSUPP;
 }
 
-/* --- the calls -------------------------------------------------------------------------------- */
+/* --- the calls ------------------------------------------------------------------------------- */
 
 int
 sfs_control_get(SfsMount *mount, const SfsTarget *target, const char *name, GString **value)
@@ -323,8 +322,8 @@ sfs_control_list(SfsMount *mount, const SfsTarget *target)
 }
 
 int
-sfs_control_set(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
-                const char *name, const void *value, size_t size, int flags)
+sfs_control_set(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, const char *name,
+                const void *value, size_t size, int flags)
 {
     bool is_ours;
     const Key *key = find_key(name, &is_ours);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Extended attributes: the control interface `user.section.KEY`, and the plain ones, which are stored
- * for whoever set them. One table in control.c is all there is to say about the keys.
+ * Extended attributes: the control interface `user.section.KEY`, and the plain ones, which are
+ * stored for whoever set them. One table in control.c is all there is to say about the keys.
  *
  * All functions return 0 or a negative errno: -ENODATA (no such attribute, or key without a value
  * here), -EINVAL (unknown key, malformed value), -EPERM (fact that cannot be set, not the owner),
- * -EROFS (seen through .cow or .info), -EEXIST, -ENOSPC, -EOPNOTSUPP (a namespace or value that is not
- * supported), and what section.h says of the keys that define a section. Thread-safe.
+ * -EROFS (seen through .cow or .info), -EEXIST, -ENOSPC, -EOPNOTSUPP (a namespace or value that is
+ * not supported), and what section.h says of the keys that define a section. Thread-safe.
  */
 #pragma once
 

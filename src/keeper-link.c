@@ -12,8 +12,8 @@ typedef union {
 static int
 send_message(int link, SfsLinkMessage message, int fd)
 {
-    struct iovec iov = { &message, sizeof message };
-    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+    struct iovec iov = {&message, sizeof message};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
     Control control;
 
     if (fd >= 0) {
@@ -46,7 +46,7 @@ sfs_link_put(int link, SfsRegistry *registry, int fd, uint32_t *slot)
 
     if (sfs_registry_alloc(registry, SFS_TABLE_FDS, slot) == NULL)
         return -ENFILE;
-    r = send_message(link, (SfsLinkMessage){ SFS_LINK_PUT, *slot }, fd);
+    r = send_message(link, (SfsLinkMessage){SFS_LINK_PUT, *slot}, fd);
     if (r < 0)
         sfs_registry_release(registry, SFS_TABLE_FDS, *slot);
     return r;
@@ -56,25 +56,25 @@ void
 sfs_link_drop(int link, SfsRegistry *registry, uint32_t slot)
 {
     /* In this order: what the keeper hears of the slot's next use must not overtake this. */
-    send_message(link, (SfsLinkMessage){ SFS_LINK_DROP, slot }, -1);
+    send_message(link, (SfsLinkMessage){SFS_LINK_DROP, slot}, -1);
     sfs_registry_release(registry, SFS_TABLE_FDS, slot);
 }
 
 int
 sfs_link_ready(int link)
 {
-    return send_message(link, (SfsLinkMessage){ SFS_LINK_READY, 0 }, -1);
+    return send_message(link, (SfsLinkMessage){SFS_LINK_READY, 0}, -1);
 }
 
 int
 sfs_link_receive(int link, SfsLinkMessage *message, int *fd, bool *eof)
 {
-    struct iovec iov = { message, sizeof *message };
+    struct iovec iov = {message, sizeof *message};
     Control control;
-    struct msghdr msg = { .msg_iov = &iov,
-                          .msg_iovlen = 1,
-                          .msg_control = control.bytes,
-                          .msg_controllen = sizeof control.bytes };
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = control.bytes,
+                         .msg_controllen = sizeof control.bytes};
     struct cmsghdr *header;
     ssize_t n;
 

@@ -14,10 +14,10 @@
 /* Descriptors that keeper and worker have at the same numbers, by inheritance. Those of the store
  * are at whatever numbers above them the keeper got. */
 enum {
-    SFS_FD_DEVICE = 3,   /* /dev/fuse, connected */
+    SFS_FD_DEVICE = 3, /* /dev/fuse, connected */
     SFS_FD_REGISTRY = 4,
-    SFS_FD_LINK = 5,     /* the worker's end of this socket */
-    SFS_FD_STORE = 6,    /* the private tmpfs, where there is one */
+    SFS_FD_LINK = 5,  /* the worker's end of this socket */
+    SFS_FD_STORE = 6, /* the private tmpfs, where there is one */
     SFS_FD_FIRST_FREE = 8,
 };
 

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Ownership. The keeper owns the connection to the kernel, the registry's memory, the private tmpfs and
- * a duplicate of the descriptor of everything that has bytes. The worker owns nothing that would be
- * missed: it has the same descriptors by inheritance, at the same numbers.
+ * Ownership. The keeper owns the connection to the kernel, the registry's memory, the private tmpfs
+ * and a duplicate of the descriptor of everything that has bytes. The worker owns nothing that
+ * would be missed: it has the same descriptors by inheritance, at the same numbers.
  *
- * One thread waits for three things: signals (as a descriptor), the worker's messages, and the time that
- * busy files may delay the end. While it serves it allocates nothing.
+ * One thread waits for three things: signals (as a descriptor), the worker's messages, and the time
+ * that busy files may delay the end. While it serves it allocates nothing.
  *
  * The end comes in one of these ways:
  *  - somebody unmounts: the kernel tells the worker, which exits with 0, and so do we;
- *  - SIGTERM or SIGINT: the mount is detached from its directory, by a child, because that may wait for
- *    the worker; from then on it is as above, when the last user of an open file is gone, or when the
- *    time for that (drain_timeout) is over, or at a second signal;
+ *  - SIGTERM or SIGINT: the mount is detached from its directory, by a child, because that may wait
+ * for the worker; from then on it is as above, when the last user of an open file is gone, or when
+ * the time for that (drain_timeout) is over, or at a second signal;
  *  - the worker dies: the mount is taken off, and the error says so.
  */
 #include "keeper.h"
@@ -57,10 +57,10 @@ typedef struct {
         return FALSE;                                                                              \
     } while (0)
 
-/* --- descriptors ---------------------------------------------------------------------------------- */
+/* --- descriptors ----------------------------------------------------------------------------- */
 
-/* Only 0, 1, 2 and the caller's one stay open; the numbers that have a meaning are taken, so that nothing
- * else gets them. */
+/* Only 0, 1, 2 and the caller's one stay open; the numbers that have a meaning are taken, so that
+ * nothing else gets them. */
 static int
 clear_descriptors(int keep_fd)
 {
@@ -89,7 +89,7 @@ place(int fd, int number)
 static void
 raise_limits(void)
 {
-    struct rlimit limit = { 1 << 20, 1 << 20 };
+    struct rlimit limit = {1 << 20, 1 << 20};
 
     /* More than the present hard limit takes privilege; else as much as there is. */
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0) {
@@ -114,12 +114,12 @@ drop(Keeper *keeper, uint32_t slot)
         close(fd);
 }
 
-/* --- the worker ----------------------------------------------------------------------------------- */
+/* --- the worker ------------------------------------------------------------------------------ */
 
 static void
 exec_worker(const Keeper *keeper)
 {
-    char *argv[] = { (char *)"sectionfs", (char *)"--worker", keeper->config->mountpoint, NULL };
+    char *argv[] = {(char *)"sectionfs", (char *)"--worker", keeper->config->mountpoint, NULL};
     sigset_t none;
 
     /* In the background it has no business with the terminal, and must not keep it open. */
@@ -196,10 +196,10 @@ receive(Keeper *keeper)
         obey(keeper, message, fd);
 }
 
-/* --- the end -------------------------------------------------------------------------------------- */
+/* --- the end --------------------------------------------------------------------------------- */
 
-/* Starts to take the mount off its directory. In a child, for the system call may wait for the worker
- * to write back, and that for us to take a descriptor. */
+/* Starts to take the mount off its directory. In a child, for the system call may wait for the
+ * worker to write back, and that for us to take a descriptor. */
 static void
 detach(Keeper *keeper)
 {
@@ -279,8 +279,8 @@ serve(Keeper *keeper)
 {
     while (keeper->worker != 0) {
         struct pollfd fds[] = {
-            { .fd = keeper->signals, .events = POLLIN },
-            { .fd = keeper->link, .events = POLLIN },
+            {.fd = keeper->signals, .events = POLLIN},
+            {.fd = keeper->link, .events = POLLIN},
         };
 
         if (poll(fds, G_N_ELEMENTS(fds), time_left(keeper)) < 0 && errno != EINTR)
@@ -310,7 +310,7 @@ clean_up(Keeper *keeper)
     g_clear_pointer(&keeper->registry, sfs_registry_free);
 }
 
-/* --- the start ------------------------------------------------------------------------------------ */
+/* --- the start ------------------------------------------------------------------------------- */
 
 static void
 take_over_signals(Keeper *keeper)
@@ -327,8 +327,8 @@ take_over_signals(Keeper *keeper)
     keeper->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-/* What fusermount3 has to say goes to its stderr: that of ours is a file meanwhile, so that there is one
- * sentence in the end, and not two. */
+/* What fusermount3 has to say goes to its stderr: that of ours is a file meanwhile, so that there
+ * is one sentence in the end, and not two. */
 static int
 mount_session(Keeper *keeper, char *said, size_t size)
 {
@@ -348,7 +348,7 @@ mount_session(Keeper *keeper, char *said, size_t size)
 static gboolean
 mount_it(Keeper *keeper, GError **error)
 {
-    static const struct fuse_lowlevel_ops none = { 0 };
+    static const struct fuse_lowlevel_ops none = {0};
     struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
     char said[512] = "";
     gboolean ok;
@@ -370,7 +370,8 @@ mount_it(Keeper *keeper, GError **error)
     return TRUE;
 }
 
-/* Only for passthrough is a private tmpfs of use; where it cannot be had, the worker goes without. */
+/* Only for passthrough is a private tmpfs of use; where it cannot be had, the worker goes without.
+ */
 static void
 make_store(Keeper *keeper)
 {
@@ -419,16 +420,14 @@ conclude(Keeper *keeper, GError **error)
     if (WIFSIGNALED(status))
         FAIL("the worker of %s was ended by signal %d (%s)", keeper->config->mountpoint,
              WTERMSIG(status), g_strsignal(WTERMSIG(status)));
-    FAIL("the worker of %s ended with status %d", keeper->config->mountpoint,
-         WEXITSTATUS(status));
+    FAIL("the worker of %s ended with status %d", keeper->config->mountpoint, WEXITSTATUS(status));
 }
 
 gboolean
 sfs_keeper_run(SfsConfig *config, int keep_fd, SfsReadyFunc ready, void *data, GError **error)
 {
     Keeper keeper = {
-        .config = config, .signals = -1, .link = -1, .ready = ready, .ready_data = data
-    };
+        .config = config, .signals = -1, .link = -1, .ready = ready, .ready_data = data};
     gboolean ok;
 
     keeper.null = clear_descriptors(keep_fd);

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * An Owner is what one owner has locked of one backing. It lives in the table from its first lock until
- * it closes the file, and beyond that as long as one of its waiters.
+ * An Owner is what one owner has locked of one backing. It lives in the table from its first lock
+ * until it closes the file, and beyond that as long as one of its waiters.
  *
- * The table's lock protects the table, and what the owners in it have noted; it is not held across the
- * locking itself, which on a network's file system takes time. What is noted of ranges serves only to
- * tell who holds a lock; the kernel's word is what counts.
+ * The table's lock protects the table, and what the owners in it have noted; it is not held across
+ * the locking itself, which on a network's file system takes time. What is noted of ranges serves
+ * only to tell who holds a lock; the kernel's word is what counts.
  *
- * A waiter sleeps in fcntl(2) or flock(2), and is got out of it by a signal. As a signal can come just
- * before it falls asleep, it is sent again and again until the waiter has woken up.
+ * A waiter sleeps in fcntl(2) or flock(2), and is got out of it by a signal. As a signal can come
+ * just before it falls asleep, it is sent again and again until the waiter has woken up.
  */
 #include "lock.h"
 
@@ -31,9 +31,9 @@ typedef struct {
     const SfsBacking *backing; /* key, with id */
     uint64_t id;
     gatomicrefcount refs;
-    int fd;            /* the open file description that holds the locks */
-    pid_t pid;         /* of the process that locked last */
-    GArray *ranges;    /* of Range, apart from each other */
+    int fd;              /* the open file description that holds the locks */
+    pid_t pid;           /* of the process that locked last */
+    GArray *ranges;      /* of Range, apart from each other */
     GHashTable *through; /* set of the handles that it locked through */
 } Owner;
 
@@ -60,7 +60,7 @@ struct SfsLockWait {
     pthread_t thread;
 };
 
-/* --- owners ------------------------------------------------------------------------------------ */
+/* --- owners ---------------------------------------------------------------------------------- */
 
 static guint
 hash_owner(gconstpointer key)
@@ -112,7 +112,7 @@ open_description(SfsHandle *handle)
 static Owner *
 find_owner(SfsLocks *locks, const SfsHandle *handle, uint64_t id)
 {
-    Owner key = { .backing = handle->backing, .id = id };
+    Owner key = {.backing = handle->backing, .id = id};
     Owner *owner;
 
     g_mutex_lock(&locks->lock);
@@ -156,12 +156,12 @@ need_owner(SfsLocks *locks, SfsHandle *handle, uint64_t id, Owner **out)
     return 0;
 }
 
-/* --- ranges ------------------------------------------------------------------------------------ */
+/* --- ranges ---------------------------------------------------------------------------------- */
 
 static Range
 range_of(const struct flock *lock)
 {
-    Range range = { lock->l_start, INT64_MAX, lock->l_type };
+    Range range = {lock->l_start, INT64_MAX, lock->l_type};
 
     if (lock->l_len > 0 && lock->l_len < INT64_MAX - lock->l_start)
         range.end = lock->l_start + lock->l_len;
@@ -177,8 +177,8 @@ note(Owner *owner, const SfsHandle *handle, const struct flock *lock)
 
     for (guint i = 0; i < old_count; i++) {
         Range old = g_array_index(owner->ranges, Range, i);
-        Range before = { old.start, MIN(old.end, new.start), old.type };
-        Range after = { MAX(old.start, new.end), old.end, old.type };
+        Range before = {old.start, MIN(old.end, new.start), old.type};
+        Range after = {MAX(old.start, new.end), old.end, old.type};
 
         if (before.start < before.end)
             g_array_append_val(owner->ranges, before);
@@ -220,7 +220,7 @@ holder(SfsLocks *locks, const SfsHandle *handle, uint64_t id, const struct flock
     return pid;
 }
 
-/* --- the calls that do not wait ------------------------------------------------------------------ */
+/* --- the calls that do not wait -------------------------------------------------------------- */
 
 int
 sfs_lock_test(SfsMount *mount, SfsHandle *handle, uint64_t id, struct flock *lock)
@@ -291,7 +291,7 @@ sfs_lock_flock(SfsMount *mount, SfsHandle *handle, int operation)
     return flock(fd, operation | LOCK_NB) == 0 ? 0 : -errno;
 }
 
-/* --- waiting ------------------------------------------------------------------------------------- */
+/* --- waiting --------------------------------------------------------------------------------- */
 
 static void
 unref_wait(SfsLockWait *wait)
@@ -426,13 +426,13 @@ sfs_lock_wait_interrupt(SfsLockWait *wait)
     g_thread_pool_push(wait->mount->locks->wakers, wait, NULL);
 }
 
-/* --- the end of locks ------------------------------------------------------------------------------ */
+/* --- the end of locks ------------------------------------------------------------------------ */
 
 void
 sfs_lock_closed(SfsMount *mount, SfsHandle *handle, uint64_t id)
 {
     SfsLocks *locks = mount->locks;
-    Owner key = { .backing = handle->backing, .id = id };
+    Owner key = {.backing = handle->backing, .id = id};
 
     g_mutex_lock(&locks->lock);
     g_hash_table_remove(locks->owners, &key);
@@ -467,7 +467,8 @@ ignore_signal(int number)
 SfsLocks *
 sfs_locks_new(void)
 {
-    struct sigaction action = { .sa_handler = ignore_signal }; /* no SA_RESTART: calls end with EINTR */
+    struct sigaction action = {.sa_handler =
+                                   ignore_signal}; /* no SA_RESTART: calls end with EINTR */
     SfsLocks *locks = g_new0(SfsLocks, 1);
 
     sigaction(WAKE_SIGNAL, &action, NULL);

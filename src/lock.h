@@ -2,21 +2,23 @@
 /*
  * Advisory locks: POSIX record locks, OFD locks and flock(2).
  *
- * They are taken on the file that the bytes are in, by the kernel: on a file section that is the real
- * file, so a program that uses the section and one that uses the file exclude each other; on page
- * sections and copy-on-write views it is a file of the store.
+ * They are taken on the file that the bytes are in, by the kernel: on a file section that is the
+ * real file, so a program that uses the section and one that uses the file exclude each other; on
+ * page sections and copy-on-write views it is a file of the store.
  *
- * The daemon takes them for many owners, so each owner has an open file description of its own, and the
- * locks are OFD locks on that: they know ranges, and conflict with the POSIX locks of other programs as
- * with each other. Two things are lost: the kernel does not detect deadlocks (EDEADLK) between them, and
- * who looks at the real file's locks sees no process (pid -1).
+ * The daemon takes them for many owners, so each owner has an open file description of its own, and
+ * the locks are OFD locks on that: they know ranges, and conflict with the POSIX locks of other
+ * programs as with each other. Two things are lost: the kernel does not detect deadlocks (EDEADLK)
+ * between them, and who looks at the real file's locks sees no process (pid -1).
  *
- * Waiting for a lock never occupies a thread that serves requests: each waiter has one of its own, of
- * which there are at most SFS_LOCK_WAITERS_MAX.
+ * Waiting for a lock never occupies a thread that serves requests: each waiter has one of its own,
+ * of which there are at most SFS_LOCK_WAITERS_MAX.
  *
- * Functions return 0 or a negative errno: -EAGAIN (held by somebody else), -ENOLCK (no more descriptors
- * or waiters), -EINTR, -EBADF (the lock wants a file opened otherwise), -EINVAL. All are thread-safe.
- * @owner is the kernel's name for whose lock it is: a process's open files, or an open file description.
+ * Functions return 0 or a negative errno: -EAGAIN (held by somebody else), -ENOLCK (no more
+ * descriptors or waiters), -EINTR, -EBADF (the lock wants a file opened otherwise), -EINVAL. All
+ * are thread-safe.
+ * @owner is the kernel's name for whose lock it is: a process's open files, or an open file
+ * description.
  */
 #pragma once
 

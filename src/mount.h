@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* One worker's view of the mount it serves: the rooms that the operations work with. Made by worker.c
- * before the first request, constant afterwards (what the rooms hold is theirs to protect). */
+/* One worker's view of the mount it serves: the rooms that the operations work with. Made by
+ * worker.c before the first request, constant afterwards (what the rooms hold is theirs to
+ * protect). */
 #pragma once
 
 #include "common.h"
@@ -10,6 +11,7 @@ typedef struct SfsStore SfsStore;
 typedef struct SfsNodes SfsNodes;
 typedef struct SfsNamespace SfsNamespace;
 typedef struct SfsSections SfsSections;
+typedef struct SfsViews SfsViews;
 typedef struct SfsLocks SfsLocks;
 
 typedef struct {
@@ -22,6 +24,7 @@ typedef struct {
     SfsNodes *nodes;
     SfsNamespace *names;
     SfsSections *sections;
+    SfsViews *views;
     SfsLocks *locks;
     struct fuse_session *session;
     GThreadPool *waiters; /* for what may have to wait on the mount itself, see ops.c */

@@ -21,7 +21,7 @@
 static void
 take_off(const char *path)
 {
-    const char *argv[] = { "fusermount3", "-u", "-z", "-q", "--", path, NULL };
+    const char *argv[] = {"fusermount3", "-u", "-z", "-q", "--", path, NULL};
     g_autoptr(GError) error = NULL;
 
     if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
@@ -32,8 +32,8 @@ take_off(const char *path)
         g_warning("cannot unmount %s: %s", path, error->message);
 }
 
-/* Whether the FUSE filesystem that is mounted there has lost its daemon. The kernel may still know the
- * attributes of its root, so stat(2) does not tell; statfs(2) always has to ask. */
+/* Whether the FUSE filesystem that is mounted there has lost its daemon. The kernel may still know
+ * the attributes of its root, so stat(2) does not tell; statfs(2) always has to ask. */
 static bool
 is_dead(const char *path)
 {

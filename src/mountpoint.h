@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: MIT */
-/* The directory that is mounted on: looking at it without asking the filesystem itself, and taking the
- * mount off it. Used by keeper and worker, of which neither may touch the mount. */
+/* The directory that is mounted on: looking at it without asking the filesystem itself, and taking
+ * the mount off it. Used by keeper and worker, of which neither may touch the mount. */
 #pragma once
 
 #include "common.h"
 
 /* Replaces @path, which has room for SFS_PATH_MAX bytes, by its absolute form; sees that it is a
- * directory, and takes off a dead mount (ENOTCONN) that a killed daemon may have left. FALSE and one
- * sentence otherwise. */
+ * directory, and takes off a dead mount (ENOTCONN) that a killed daemon may have left. FALSE and
+ * one sentence otherwise. */
 gboolean sfs_mountpoint_prepare(char *path, GError **error);
 
 /* st_dev of the FUSE filesystem that is mounted at @path last; 0 when there is none. */
 dev_t sfs_mountpoint_device(const char *path);
 
-/* Takes the mount with this device off @path: names lead elsewhere at once, open files live on. Does
- * nothing where another is mounted there, or none. May wait for the filesystem. */
+/* Takes the mount with this device off @path: names lead elsewhere at once, open files live on.
+ * Does nothing where another is mounted there, or none. May wait for the filesystem. */
 void sfs_mountpoint_detach(const char *path, dev_t device);
 
-/* The same where nobody serves the mount any more; leaves one alone that is served. For the end: device
- * numbers are given out again at once, so the mount found there may be a successor of ours. */
+/* The same where nobody serves the mount any more; leaves one alone that is served. For the end:
+ * device numbers are given out again at once, so the mount found there may be a successor of ours.
+ */
 void sfs_mountpoint_detach_dead(const char *path, dev_t device);

@@ -9,7 +9,8 @@
 #include <string.h>
 #include <sys/sysmacros.h>
 
-/* In the index. Its name lies in the record where that has room for it, else in memory of its own. */
+/* In the index. Its name lies in the record where that has room for it, else in memory of its own.
+ */
 typedef struct {
     SfsDirentRec *rec;
     uint32_t slot;
@@ -28,7 +29,7 @@ struct SfsNamespace {
     GHashTable *dirs;    /* directory slot → GTree: readdir offset → Entry */
 };
 
-/* --- the index -------------------------------------------------------------------------------- */
+/* --- the index ------------------------------------------------------------------------------- */
 
 static guint
 hash_entry(gconstpointer key)
@@ -95,7 +96,7 @@ index_add(SfsNamespace *names, SfsDirentRec *rec, uint32_t slot)
     Entry *entry = g_new(Entry, 1);
     GTree *tree = entries_of(names, rec->parent);
 
-    *entry = (Entry){ .rec = rec, .slot = slot, .parent = rec->parent, .length = rec->length };
+    *entry = (Entry){.rec = rec, .slot = slot, .parent = rec->parent, .length = rec->length};
     entry->name = rec->long_name == SFS_NO_SLOT
                       ? rec->name
                       : sfs_registry_load_text(names->registry, rec->long_name, NULL);
@@ -123,7 +124,7 @@ index_remove(SfsNamespace *names, Entry *entry)
 static Entry *
 find(SfsNamespace *names, uint32_t dir, const char *name)
 {
-    Entry key = { .parent = dir, .length = (uint32_t)strlen(name), .name = name };
+    Entry key = {.parent = dir, .length = (uint32_t)strlen(name), .name = name};
 
     return g_hash_table_lookup(names->by_name, &key);
 }
@@ -164,15 +165,15 @@ sfs_namespace_free(SfsNamespace *names)
     g_free(names);
 }
 
-/* --- looking ---------------------------------------------------------------------------------- */
+/* --- looking --------------------------------------------------------------------------------- */
 
 static const struct {
     const char *name;
     SfsClass class;
 } reserved[] = {
-    { ".cow", SFS_CLASS_COW },
-    { ".info", SFS_CLASS_INFO },
-    { ".stats", SFS_CLASS_STATS },
+    {".cow", SFS_CLASS_COW},
+    {".info", SFS_CLASS_INFO},
+    {".stats", SFS_CLASS_STATS},
 };
 
 /* Whether this is one of the root's names that are not in any directory. */
@@ -207,7 +208,7 @@ sfs_namespace_lookup(SfsNamespace *names, const SfsTarget *dir, const char *name
         return r;
     if (is_reserved(dir, name, &class)) {
         if (class == SFS_CLASS_STATS)
-            *child = (SfsTarget){ .class = class, .nodeid = sfs_nodeid(class, 0, 1) };
+            *child = (SfsTarget){.class = class, .nodeid = sfs_nodeid(class, 0, 1)};
         else
             sfs_node_target(names->nodes, SFS_ROOT_SLOT, class, child);
         return 0;
@@ -237,7 +238,7 @@ sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset, S
     if (offset < 1)
         more = each(".", dir, 1, data);
     if (more && offset < 2) {
-        g_auto(SfsTarget) parent = { 0 };
+        g_auto(SfsTarget) parent = {0};
 
         sfs_node_target(names->nodes, dir->rec->parent, dir->class, &parent);
         more = each("..", &parent, 2, data);
@@ -248,7 +249,7 @@ sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset, S
 
         for (; more && at != NULL; at = g_tree_node_next(at)) {
             const Entry *entry = g_tree_node_value(at);
-            g_auto(SfsTarget) child = { 0 };
+            g_auto(SfsTarget) child = {0};
             g_autofree char *name = g_strndup(entry->name, entry->length);
 
             sfs_node_target(names->nodes, entry->rec->node, dir->class, &child);
@@ -259,7 +260,7 @@ sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset, S
     return 0;
 }
 
-/* --- changing: writer's lock held in all helpers ------------------------------------------------- */
+/* --- changing: writer's lock held in all helpers --------------------------------------------- */
 
 /* A prepared entry; NULL: no room. */
 static SfsDirentRec *
@@ -386,8 +387,8 @@ sfs_namespace_create(SfsNamespace *names, const SfsTarget *dir, const char *name
     child->rec->nlink = S_ISDIR(spec->mode) ? 2 : 1;
     child->rec->parent = dir->slot;
     sfs_registry_commit(names->registry,
-                        (SfsChange[]){ { SFS_TABLE_NODES, child->slot, SFS_LIVE },
-                                       { SFS_TABLE_DIRENTS, slot, SFS_LIVE } },
+                        (SfsChange[]){{SFS_TABLE_NODES, child->slot, SFS_LIVE},
+                                      {SFS_TABLE_DIRENTS, slot, SFS_LIVE}},
                         2);
     index_add(names, entry, slot);
     if (S_ISDIR(spec->mode))
@@ -466,8 +467,8 @@ remove_name(SfsNamespace *names, const SfsTarget *dir, const char *name, bool di
         r = -ENOTEMPTY;
     if (r == 0) {
         slot = entry->rec->node;
-        sfs_registry_commit(names->registry,
-                            &(SfsChange){ SFS_TABLE_DIRENTS, entry->slot, SFS_FREE }, 1);
+        sfs_registry_commit(names->registry, &(SfsChange){SFS_TABLE_DIRENTS, entry->slot, SFS_FREE},
+                            1);
         forget_entry(names, entry);
         drop_node(names, dir->slot, slot);
         sfs_node_touch(names->nodes, dir->slot, true);
@@ -556,10 +557,10 @@ exchange(SfsNamespace *names, Entry *a, Entry *b)
         return -ENOSPC;
     }
     sfs_registry_commit(names->registry,
-                        (SfsChange[]){ { SFS_TABLE_DIRENTS, a_slot, SFS_LIVE },
-                                       { SFS_TABLE_DIRENTS, b_slot, SFS_LIVE },
-                                       { SFS_TABLE_DIRENTS, a->slot, SFS_FREE },
-                                       { SFS_TABLE_DIRENTS, b->slot, SFS_FREE } },
+                        (SfsChange[]){{SFS_TABLE_DIRENTS, a_slot, SFS_LIVE},
+                                      {SFS_TABLE_DIRENTS, b_slot, SFS_LIVE},
+                                      {SFS_TABLE_DIRENTS, a->slot, SFS_FREE},
+                                      {SFS_TABLE_DIRENTS, b->slot, SFS_FREE}},
                         4);
     forget_entry(names, a);
     forget_entry(names, b);
@@ -582,10 +583,10 @@ move(SfsNamespace *names, Entry *from, const SfsTarget *new_dir, const char *new
     rec = prepare_entry(names, new_dir->slot, new_name, moving, &slot);
     if (rec == NULL)
         return -ENOSPC;
-    changes[0] = (SfsChange){ SFS_TABLE_DIRENTS, slot, SFS_LIVE };
-    changes[1] = (SfsChange){ SFS_TABLE_DIRENTS, from->slot, SFS_FREE };
+    changes[0] = (SfsChange){SFS_TABLE_DIRENTS, slot, SFS_LIVE};
+    changes[1] = (SfsChange){SFS_TABLE_DIRENTS, from->slot, SFS_FREE};
     if (to != NULL)
-        changes[2] = (SfsChange){ SFS_TABLE_DIRENTS, to->slot, SFS_FREE };
+        changes[2] = (SfsChange){SFS_TABLE_DIRENTS, to->slot, SFS_FREE};
     sfs_registry_commit(names->registry, changes, to != NULL ? 3 : 2);
     forget_entry(names, from);
     if (to != NULL)

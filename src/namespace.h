@@ -2,9 +2,9 @@
 /*
  * Names: directories and what they hold. Knows nothing of bytes.
  *
- * The names themselves are in the registry; here is the index over them: one hash table of all names
- * by directory, and for each directory a tree by readdir offset. Offsets are never used twice, so an
- * entry that stays is listed exactly once, whatever comes and goes meanwhile.
+ * The names themselves are in the registry; here is the index over them: one hash table of all
+ * names by directory, and for each directory a tree by readdir offset. Offsets are never used
+ * twice, so an entry that stays is listed exactly once, whatever comes and goes meanwhile.
  *
  * One lock (readers: lookup and readdir; writers: all that changes names) protects the index, the
  * directory entries, and nlink and parent of the nodes. It is held for memory operations only.
@@ -43,9 +43,9 @@ int sfs_namespace_rmdir(SfsNamespace *names, const SfsTarget *dir, const char *n
 int sfs_namespace_rename(SfsNamespace *names, const SfsTarget *dir, const char *name,
                          const SfsTarget *new_dir, const char *new_name, unsigned flags);
 
-/* Calls @each for the entries of @dir that come after @offset (0: from the start), "." and ".." first,
- * until it returns false. @next is the offset to go on from. Called with the lock held: it must neither
- * call back nor block. An entry that it hands to the kernel as looked up, it counts by
+/* Calls @each for the entries of @dir that come after @offset (0: from the start), "." and ".."
+ * first, until it returns false. @next is the offset to go on from. Called with the lock held: it
+ * must neither call back nor block. An entry that it hands to the kernel as looked up, it counts by
  * sfs_node_reference(). */
 typedef bool (*SfsEachEntry)(const char *name, const SfsTarget *child, uint64_t next, void *data);
 int sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset,

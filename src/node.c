@@ -68,7 +68,7 @@ sfs_node_unlock(SfsNodes *nodes, uint32_t slot)
     g_mutex_unlock(&nodes->locks[slot % N_LOCKS]);
 }
 
-/* --- identity --------------------------------------------------------------------------------- */
+/* --- identity -------------------------------------------------------------------------------- */
 
 static bool
 serial_fits(SfsClass class, const SfsNodeRec *rec, uint64_t serial)
@@ -87,7 +87,7 @@ sfs_node_resolve(SfsNodes *nodes, uint64_t nodeid, SfsTarget *target)
     SfsNodeRec *rec;
     bool good;
 
-    *target = (SfsTarget){ .class = class, .slot = slot, .nodeid = nodeid };
+    *target = (SfsTarget){.class = class, .slot = slot, .nodeid = nodeid};
     if (class == SFS_CLASS_STATS)
         return 0;
     rec = record(nodes, slot);
@@ -113,10 +113,8 @@ sfs_node_target(SfsNodes *nodes, uint32_t slot, SfsClass class, SfsTarget *targe
 
     if (class == SFS_CLASS_COW && S_ISREG(rec->mode))
         serial = sfs_registry_next_serial(nodes->registry);
-    *target = (SfsTarget){ .class = class,
-                           .slot = slot,
-                           .nodeid = sfs_nodeid(class, slot, serial),
-                           .rec = rec };
+    *target = (SfsTarget){
+        .class = class, .slot = slot, .nodeid = sfs_nodeid(class, slot, serial), .rec = rec};
     if (class != SFS_CLASS_NODE) {
         sfs_node_pin(nodes, slot);
         target->nodes = nodes;
@@ -131,7 +129,7 @@ sfs_target_clear(SfsTarget *target)
     target->nodes = NULL;
 }
 
-/* --- birth ------------------------------------------------------------------------------------ */
+/* --- birth ----------------------------------------------------------------------------------- */
 
 static void
 fill(SfsNodeRec *rec, const SfsNodeSpec *spec, uint64_t serial)
@@ -188,9 +186,8 @@ sfs_node_abandon(SfsNodes *nodes, uint32_t slot)
 void
 sfs_node_make_root(SfsNodes *nodes, const SfsConfig *config)
 {
-    SfsNodeSpec spec = { .mode = S_IFDIR | config->root_mode,
-                         .uid = config->root_uid,
-                         .gid = config->root_gid };
+    SfsNodeSpec spec = {
+        .mode = S_IFDIR | config->root_mode, .uid = config->root_uid, .gid = config->root_gid};
     SfsNodeRec *rec;
     uint32_t slot;
 
@@ -204,7 +201,7 @@ sfs_node_make_root(SfsNodes *nodes, const SfsConfig *config)
     sfs_registry_publish(nodes->registry, SFS_TABLE_NODES, slot);
 }
 
-/* --- end -------------------------------------------------------------------------------------- */
+/* --- end ------------------------------------------------------------------------------------- */
 
 /* Unlocks the node; frees it if nothing holds it. */
 static void
@@ -249,8 +246,9 @@ sfs_node_unpin(SfsNodes *nodes, uint32_t slot)
     unlock_and_collect(nodes, slot);
 }
 
-/* Takes the file of the store from a page section that is empty, and of which no mapping is left through
- * which it could be more again: an empty section costs no descriptor. Locked, no handle open. */
+/* Takes the file of the store from a page section that is empty, and of which no mapping is left
+ * through which it could be more again: an empty section costs no descriptor. Locked, no handle
+ * open. */
 static SfsBacking *
 take_if_empty(SfsNodes *nodes, uint32_t slot)
 {
@@ -296,7 +294,7 @@ sfs_node_unlinked(SfsNodes *nodes, uint32_t slot)
     unlock_and_collect(nodes, slot);
 }
 
-/* --- bytes ------------------------------------------------------------------------------------ */
+/* --- bytes ----------------------------------------------------------------------------------- */
 
 SfsBacking *
 sfs_node_backing_locked(SfsNodes *nodes, uint32_t slot)

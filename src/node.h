@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Nodes: the files of every type, apart from their names (namespace.c) and from what sections may do
- * (section.c). This room gives them their identity, keeps each one's bytes with it, and frees it when
- * nobody can reach it any more.
+ * Nodes: the files of every type, apart from their names (namespace.c) and from what sections may
+ * do (section.c). This room gives them their identity, keeps each one's bytes with it, and frees it
+ * when nobody can reach it any more.
  *
- * Identity. A nodeid, the kernel's handle on a file, is a class, a registry slot and a serial, never
- * a pointer. Serials are never given twice, so a nodeid never means another file than it did. The
- * class tells which of the trees it is seen through: as itself, or by .cow or .info. A copy-on-write
- * name gets a fresh serial each time it is looked up, which is what makes each open of it private; it
- * costs nothing until it is opened. The root directory is slot 0 with serial 1, that is nodeid 1.
+ * Identity. A nodeid, the kernel's handle on a file, is a class, a registry slot and a serial,
+ * never a pointer. Serials are never given twice, so a nodeid never means another file than it did.
+ * The class tells which of the trees it is seen through: as itself, or by .cow or .info. A
+ * copy-on-write name gets a fresh serial each time it is looked up, which is what makes each open
+ * of it private; it costs nothing until it is opened. The root directory is slot 0 with serial 1,
+ * that is nodeid 1.
  *
- * Life. A node is freed when it has no name (nlink), no reference of the kernel (nlookup), no handle
- * (opens) and no pin. Each of these counts is lowered, and all are looked at, under the lock of the
- * node. Once nlink and nlookup are 0 nothing can raise a count again.
+ * Life. A node is freed when it has no name (nlink), no reference of the kernel (nlookup), no
+ * handle (opens) and no pin. Each of these counts is lowered, and all are looked at, under the lock
+ * of the node. Once nlink and nlookup are 0 nothing can raise a count again.
  *
- * Locks: one of a fixed set for each node, by slot; two nodes may have the same one, so nobody holds
- * two. It is taken after the namespace's lock, and protects all of SfsNodeRec but nlink, parent and
- * state, and the backing. It is not held across anything that blocks.
+ * Locks: one of a fixed set for each node, by slot; two nodes may have the same one, so nobody
+ * holds two. It is taken after the namespace's lock, and protects all of SfsNodeRec but nlink,
+ * parent and state, and the backing. It is not held across anything that blocks.
  */
 #pragma once
 
@@ -40,12 +41,12 @@ typedef enum {
 static inline uint64_t
 sfs_nodeid(SfsClass class, uint32_t slot, uint64_t serial)
 {
-    return (uint64_t)class << SFS_CLASS_SHIFT | (uint64_t)slot << SFS_SLOT_SHIFT |
+    return (uint64_t) class << SFS_CLASS_SHIFT | (uint64_t)slot << SFS_SLOT_SHIFT |
            (serial & SFS_SERIAL_MASK);
 }
 
-/* What a nodeid means. Pins the node where the kernel's reference does not keep it (classes other than
- * SFS_CLASS_NODE), hence to be cleared. */
+/* What a nodeid means. Pins the node where the kernel's reference does not keep it (classes other
+ * than SFS_CLASS_NODE), hence to be cleared. */
 typedef struct {
     SfsNodes *nodes; /* NULL: nothing to clear */
     SfsClass class;
@@ -83,8 +84,20 @@ void sfs_node_target(SfsNodes *nodes, uint32_t slot, SfsClass class, SfsTarget *
 static inline uint64_t
 sfs_node_ino(SfsClass class, const SfsNodeRec *rec)
 {
-    return ((uint64_t)class << SFS_SLOT_SHIFT) | rec->serial;
+    return ((uint64_t) class << SFS_SLOT_SHIFT) | rec->serial;
 }
+
+/* Which attributes to set. */
+enum {
+    SFS_SET_MODE = 1 << 0,
+    SFS_SET_UID = 1 << 1,
+    SFS_SET_GID = 1 << 2,
+    SFS_SET_SIZE = 1 << 3,
+    SFS_SET_ATIME = 1 << 4,
+    SFS_SET_MTIME = 1 << 5,
+    SFS_SET_ATIME_NOW = 1 << 6,
+    SFS_SET_MTIME_NOW = 1 << 7,
+};
 
 typedef struct {
     uint32_t mode; /* type and permissions */
@@ -101,8 +114,8 @@ void sfs_node_abandon(SfsNodes *nodes, uint32_t slot);
 /* Makes the root directory, if the registry has none yet. */
 void sfs_node_make_root(SfsNodes *nodes, const SfsConfig *config);
 
-/* Counts a reference for the kernel, which sfs_node_forget() takes back. Only for what has a name, with
- * the namespace's lock held; nothing for classes whose nodeids cost nothing. */
+/* Counts a reference for the kernel, which sfs_node_forget() takes back. Only for what has a name,
+ * with the namespace's lock held; nothing for classes whose nodeids cost nothing. */
 static inline void
 sfs_node_reference(const SfsTarget *target)
 {
@@ -129,9 +142,9 @@ SfsBacking *sfs_node_backing(SfsNodes *nodes, uint32_t slot);
 /* The same with the node locked, and without a reference. */
 SfsBacking *sfs_node_backing_locked(SfsNodes *nodes, uint32_t slot);
 
-/* Gives it a backing (taken over) whose descriptor the keeper has under @fd_slot. Locked. The former
- * one is returned, for the caller to unref after unlocking; its slot has been dropped from the record,
- * its backing id withdrawn. */
+/* Gives it a backing (taken over) whose descriptor the keeper has under @fd_slot. Locked. The
+ * former one is returned, for the caller to unref after unlocking; its slot has been dropped from
+ * the record, its backing id withdrawn. */
 SfsBacking *sfs_node_set_backing(SfsNodes *nodes, uint32_t slot, SfsBacking *backing,
                                  uint32_t fd_slot);
 

@@ -16,15 +16,15 @@
 
 /* Options of the kernel and of FUSE that are handed on as they are. */
 static const char *const handed_on[] = {
-    "allow_other", "ro",          "rw",       "suid",         "nosuid",    "dev",
-    "nodev",       "exec",       "noexec",   "async",        "sync",      "dirsync",
+    "allow_other", "ro",         "rw",           "suid",      "nosuid",      "dev",
+    "nodev",       "exec",       "noexec",       "async",     "sync",        "dirsync",
     "noatime",     "nodiratime", "auto_unmount", "symfollow", "nosymfollow",
 };
 
 /* Written into fstab for mount(8) and others, and of no meaning here. */
 static const char *const ignored[] = {
-    "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "_netdev",
-    "nofail",   "atime", "relatime", "strictatime", "default_permissions",
+    "defaults", "auto",    "noauto", "user",  "nouser",   "users",       "owner",
+    "group",    "_netdev", "nofail", "atime", "relatime", "strictatime", "default_permissions",
 };
 
 static bool
@@ -224,20 +224,20 @@ sfs_options_parse(int argc, char **argv, SfsConfig *config, SfsRun *run, GError 
     g_auto(GStrv) copy = g_new0(char *, (gsize)argc + 1);
     g_autoptr(GOptionContext) context = g_option_context_new("[SOURCE] MOUNTPOINT");
     const GOptionEntry entries[] = {
-        { "foreground", 'f', 0, G_OPTION_ARG_NONE, &foreground,
-          "Stay in the foreground, log to stderr", NULL },
-        { "debug", 'd', 0, G_OPTION_ARG_NONE, &debug,
-          "The same, and log every request and refusal", NULL },
-        { "options", 'o', 0, G_OPTION_ARG_STRING_ARRAY, &lists, "Mount options", "OPTION,..." },
-        { "help", 'h', 0, G_OPTION_ARG_NONE, &help, "Show this text", NULL },
-        { "version", 'V', 0, G_OPTION_ARG_NONE, &version, "Show the version", NULL },
+        {"foreground", 'f', 0, G_OPTION_ARG_NONE, &foreground,
+         "Stay in the foreground, log to stderr", NULL},
+        {"debug", 'd', 0, G_OPTION_ARG_NONE, &debug, "The same, and log every request and refusal",
+         NULL},
+        {"options", 'o', 0, G_OPTION_ARG_STRING_ARRAY, &lists, "Mount options", "OPTION,..."},
+        {"help", 'h', 0, G_OPTION_ARG_NONE, &help, "Show this text", NULL},
+        {"version", 'V', 0, G_OPTION_ARG_NONE, &version, "Show the version", NULL},
         /* mount(8) gives these to its helpers. */
-        { "no-mtab", 'n', G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_NONE, &ignore, NULL, NULL },
-        { "sloppy", 's', G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_NONE, &ignore, NULL, NULL },
-        { "verbose", 'v', G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_NONE, &ignore, NULL, NULL },
-        { "type", 't', G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_STRING, &ignored_text, NULL, NULL },
-        { G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &arguments, NULL, NULL },
-        { NULL, 0, 0, 0, NULL, NULL, NULL },
+        {"no-mtab", 'n', G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_NONE, &ignore, NULL, NULL},
+        {"sloppy", 's', G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_NONE, &ignore, NULL, NULL},
+        {"verbose", 'v', G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_NONE, &ignore, NULL, NULL},
+        {"type", 't', G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_STRING, &ignored_text, NULL, NULL},
+        {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &arguments, NULL, NULL},
+        {NULL, 0, 0, 0, NULL, NULL, NULL},
     };
 
     set_defaults(config);
@@ -246,9 +246,10 @@ sfs_options_parse(int argc, char **argv, SfsConfig *config, SfsRun *run, GError 
     g_option_context_set_help_enabled(context, FALSE);
     g_option_context_add_main_entries(context, entries, NULL);
     g_option_context_set_summary(
-        context, "Mounts a filesystem whose files are section objects: named shared memory, views of "
-                 "real files, and private copy-on-write views.\nMount options are described in "
-                 "sectionfs(8).");
+        context,
+        "Mounts a filesystem whose files are section objects: named shared memory, views of "
+        "real files, and private copy-on-write views.\nMount options are described in "
+        "sectionfs(8).");
     if (!g_option_context_parse_strv(context, &copy, error))
         return FALSE;
     *run = SFS_RUN_MOUNT;

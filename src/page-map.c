@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A balanced tree (GTree) of bitmaps, keyed by leaf number, so that a run over nothing skips from leaf
- * to leaf however large the file is. */
+/* A balanced tree (GTree) of bitmaps, keyed by leaf number, so that a run over nothing skips from
+ * leaf to leaf however large the file is. */
 #include "page-map.h"
 
 #include <string.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Which pages of a copy-on-write view are private: a sparse set of page numbers, in leaves of 32768
- * pages (128 MiB) that exist only where a page was ever in the set. Not thread-safe: its owner's lock
- * protects it.
+ * pages (128 MiB) that exist only where a page was ever in the set. Not thread-safe: its owner's
+ * lock protects it.
  */
 #pragma once
 
@@ -28,6 +28,6 @@ uint64_t sfs_page_map_count(const SfsPageMap *map);
 /* End of the run of pages alike @first (in the set, or not), at most @end; *@in tells which. */
 uint64_t sfs_page_map_run(const SfsPageMap *map, uint64_t first, uint64_t end, bool *in);
 
-/* The bitmap of the leaf that holds @page (bit n of byte m: page 8m+n of the leaf), NULL where there is
- * none; valid until the map changes. For keeping a copy elsewhere. */
+/* The bitmap of the leaf that holds @page (bit n of byte m: page 8m+n of the leaf), NULL where
+ * there is none; valid until the map changes. For keeping a copy elsewhere. */
 const uint8_t *sfs_page_map_leaf(const SfsPageMap *map, uint64_t page);

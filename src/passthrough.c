@@ -12,8 +12,8 @@
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 
-/* libfuse's calls for this want a request at hand, which the end of a section need not have. These are
- * the same two ioctls; the headers of older kernels lack them. */
+/* libfuse's calls for this want a request at hand, which the end of a section need not have. These
+ * are the same two ioctls; the headers of older kernels lack them. */
 #ifndef FUSE_DEV_IOC_BACKING_OPEN
 struct fuse_backing_map {
     int32_t fd;
@@ -27,14 +27,15 @@ struct fuse_backing_map {
 static bool
 has_sys_admin(void)
 {
-    struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct caps[2];
 
     return syscall(SYS_capget, &header, caps) == 0 &&
            (caps[CAP_TO_INDEX(CAP_SYS_ADMIN)].effective & CAP_TO_MASK(CAP_SYS_ADMIN)) != 0;
 }
 
-/* The kernel asks for the capability in the first user namespace, which alone maps every id to itself. */
+/* The kernel asks for the capability in the first user namespace, which alone maps every id to
+ * itself. */
 static bool
 in_first_user_namespace(void)
 {
@@ -61,15 +62,15 @@ sfs_passthrough_possible(const char **reason)
 int
 sfs_passthrough_register(int device, int fd, uid_t uid, gid_t gid)
 {
-    struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct all[2], one[2];
-    struct fuse_backing_map backing = { .fd = fd };
+    struct fuse_backing_map backing = {.fd = fd};
     uid_t own_uid;
     gid_t own_gid;
     int id, r;
 
-    /* The kernel notes the credentials that this thread has now. Of the capabilities it needs the one
-     * that the call itself asks for. */
+    /* The kernel notes the credentials that this thread has now. Of the capabilities it needs the
+     * one that the call itself asks for. */
     if (syscall(SYS_capget, &header, all) != 0)
         return -errno;
     own_gid = (gid_t)setfsgid(gid);

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * FUSE passthrough: files whose reads, writes and mappings the kernel does itself, on a backing file
- * that was made known to it under a backing id.
+ * FUSE passthrough: files whose reads, writes and mappings the kernel does itself, on a backing
+ * file that was made known to it under a backing id.
  *
  * Three of the kernel's rules shape the callers: all handles of an inode that are open at one time
- * use the same id (so a node keeps one, as long as its descriptor); the kernel opens the backing file
- * anew with the flags of whoever opens ours and the rights of the daemon (so who may write is decided
- * before); and an inode in passthrough cannot at the same time be in the page cache (so the mode of a
- * node stays while any handle is open).
+ * use the same id (so a node keeps one, as long as its descriptor); the kernel opens the backing
+ * file anew with the flags of whoever opens ours and the rights of the daemon (so who may write is
+ * decided before); and an inode in passthrough cannot at the same time be in the page cache (so the
+ * mode of a node stays while any handle is open).
  */
 #pragma once
 
@@ -17,17 +17,18 @@
  * for people otherwise (static text). The kernel's word on it comes with INIT. */
 bool sfs_passthrough_possible(const char **reason);
 
-/* Makes the file open at @fd known to the connection at @device: the id (> 0), or -EPERM, -ELOOP (it
- * lies on too many stacked file systems), -EOPNOTSUPP, -ENOMEM. The kernel will do its I/O with the
- * rights that @uid and @gid have: quotas, reserved room and set-id bits are as if they wrote it. */
+/* Makes the file open at @fd known to the connection at @device: the id (> 0), or -EPERM, -ELOOP
+ * (it lies on too many stacked file systems), -EOPNOTSUPP, -ENOMEM. The kernel will do its I/O with
+ * the rights that @uid and @gid have: quotas, reserved room and set-id bits are as if they wrote
+ * it. */
 int sfs_passthrough_register(int device, int fd, uid_t uid, gid_t gid);
 
 /*
- * Whether nobody else has the file open or mapped that @fd is on: a real open of it, not the descriptor
- * that memfd_create() returned. In passthrough the kernel releases a handle when it is closed, though a
- * mapping made through it goes on; the mapping keeps the file open, and so shows here. (The descriptor's
- * duplicates and its backing id are no other opens.) True only as long as the caller keeps others from
- * opening it.
+ * Whether nobody else has the file open or mapped that @fd is on: a real open of it, not the
+ * descriptor that memfd_create() returned. In passthrough the kernel releases a handle when it is
+ * closed, though a mapping made through it goes on; the mapping keeps the file open, and so shows
+ * here. (The descriptor's duplicates and its backing id are no other opens.) True only as long as
+ * the caller keeps others from opening it.
  */
 bool sfs_passthrough_sole_user(int fd);
 

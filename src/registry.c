@@ -42,12 +42,12 @@ static const struct {
     size_t record;     /* bytes */
     uint32_t capacity; /* slots */
 } shape[SFS_N_TABLES] = {
-    [SFS_TABLE_NODES] = { sizeof(SfsNodeRec), SFS_MAX_NODES },
-    [SFS_TABLE_DIRENTS] = { sizeof(SfsDirentRec), 2 * SFS_MAX_NODES },
-    [SFS_TABLE_HANDLES] = { sizeof(SfsHandleRec), 1u << 22 },
-    [SFS_TABLE_VIEWS] = { sizeof(SfsViewRec), 1u << 22 },
-    [SFS_TABLE_FDS] = { sizeof(SfsFdRec), 1u << 22 },
-    [SFS_TABLE_CHUNKS] = { sizeof(ChunkRec), 2 * SFS_MAX_NODES },
+    [SFS_TABLE_NODES] = {sizeof(SfsNodeRec), SFS_MAX_NODES},
+    [SFS_TABLE_DIRENTS] = {sizeof(SfsDirentRec), 2 * SFS_MAX_NODES},
+    [SFS_TABLE_HANDLES] = {sizeof(SfsHandleRec), 1u << 22},
+    [SFS_TABLE_VIEWS] = {sizeof(SfsViewRec), 1u << 22},
+    [SFS_TABLE_FDS] = {sizeof(SfsFdRec), 1u << 22},
+    [SFS_TABLE_CHUNKS] = {sizeof(ChunkRec), 2 * SFS_MAX_NODES},
 };
 
 G_STATIC_ASSERT(sizeof(SfsNodeRec) <= 256);
@@ -69,7 +69,7 @@ struct SfsRegistry {
     uint32_t used[SFS_N_TABLES];
 };
 
-/* --- layout ----------------------------------------------------------------------------------- */
+/* --- layout ---------------------------------------------------------------------------------- */
 
 static size_t
 align_page(size_t n)
@@ -98,8 +98,8 @@ static bool
 map(SfsRegistry *registry, GError **error)
 {
     registry->size = lay_out(registry);
-    registry->base = mmap(NULL, registry->size, PROT_READ | PROT_WRITE,
-                          MAP_SHARED | MAP_NORESERVE, registry->fd, 0);
+    registry->base = mmap(NULL, registry->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                          registry->fd, 0);
     if (registry->base == MAP_FAILED) {
         registry->base = NULL;
         g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno),
@@ -131,7 +131,7 @@ state_of(SfsRegistry *registry, SfsTable table, uint32_t slot)
     return (_Atomic uint32_t *)(void *)(registry->table[table] + shape[table].record * slot);
 }
 
-/* --- life of the memory ----------------------------------------------------------------------- */
+/* --- life of the memory ---------------------------------------------------------------------- */
 
 SfsRegistry *
 sfs_registry_create(const SfsConfig *config, GError **error)
@@ -249,7 +249,7 @@ sfs_registry_header(SfsRegistry *registry)
     return registry->header;
 }
 
-/* --- records ---------------------------------------------------------------------------------- */
+/* --- records --------------------------------------------------------------------------------- */
 
 void *
 sfs_registry_alloc(SfsRegistry *registry, SfsTable table, uint32_t *slot)
@@ -361,7 +361,7 @@ sfs_registry_next_cookie(SfsRegistry *registry)
     return atomic_fetch_add(&registry->header->next_cookie, 1);
 }
 
-/* --- text ------------------------------------------------------------------------------------- */
+/* --- text ------------------------------------------------------------------------------------ */
 
 static ChunkRec *
 chunk(SfsRegistry *registry, uint32_t slot)

@@ -75,39 +75,39 @@ typedef enum {
  * the node. */
 typedef struct {
     _Atomic uint32_t state;
-    uint32_t mode; /* S_IFMT and permission bits */
-    uint64_t serial;       /* of its birth: st_ino, and what distinguishes users of one slot */
-    uint64_t nodeid_serial; /* of its present nodeid: differs from serial once it was redefined */
+    uint32_t mode;            /* S_IFMT and permission bits */
+    uint64_t serial;          /* of its birth: st_ino, and what distinguishes users of one slot */
+    uint64_t nodeid_serial;   /* of its present nodeid: differs from serial once it was redefined */
     _Atomic uint64_t nlookup; /* references that the kernel holds, on all its nodeids */
     uint32_t uid, gid;
-    uint32_t nlink;      /* derived */
+    uint32_t nlink;         /* derived */
     _Atomic uint32_t opens; /* derived: handles */
     _Atomic uint32_t pins;  /* derived: views over it, operations through .cow or .info */
-    uint32_t parent;     /* directories: slot of the parent directory */
+    uint32_t parent;        /* directories: slot of the parent directory */
     uint32_t rdev;
-    uint32_t fd_slot;    /* descriptor of its bytes, SFS_NO_SLOT while it has none */
-    int32_t backing_id;  /* of that descriptor in this connection, 0: none */
-    uint32_t text;       /* symbolic links: the target; file sections: the path */
+    uint32_t fd_slot;        /* descriptor of its bytes, SFS_NO_SLOT while it has none */
+    int32_t backing_id;      /* of that descriptor in this connection, 0: none */
+    uint32_t text;           /* symbolic links: the target; file sections: the path */
     _Atomic uint32_t xattrs; /* chain of the plain extended attributes, see control.c */
-    uint8_t kind;        /* SfsKind */
-    uint8_t protect;     /* SfsProtect */
-    uint8_t io_mode;     /* SfsIoMode, kept while opens > 0 */
-    uint8_t no_passthrough; /* the kernel refused it once: sticky for this node alone */
-    uint8_t fd_writable; /* its descriptor is open for writing, too */
-    uint8_t attrs_out;   /* the kernel was told that it may remember its attributes */
+    uint8_t kind;            /* SfsKind */
+    uint8_t protect;         /* SfsProtect */
+    uint8_t io_mode;         /* SfsIoMode, kept while opens > 0 */
+    uint8_t no_passthrough;  /* the kernel refused it once: sticky for this node alone */
+    uint8_t fd_writable;     /* its descriptor is open for writing, too */
+    uint8_t attrs_out;       /* the kernel was told that it may remember its attributes */
     uint8_t reserved[2];
     uint32_t file_uid, file_gid; /* who defined a file section */
     SfsTime atime, mtime, ctime, btime;
-    uint64_t size;       /* page sections without a descriptor: always 0; links: length of target */
+    uint64_t size; /* page sections without a descriptor: always 0; links: length of target */
 } SfsNodeRec;
 
 /* A name in a directory. Belongs to namespace.c. */
 #define SFS_INLINE_NAME 88
 typedef struct {
     _Atomic uint32_t state;
-    uint32_t parent;    /* slot of the directory */
-    uint32_t node;      /* slot of what it names */
-    uint16_t length;    /* of the name, in bytes */
+    uint32_t parent; /* slot of the directory */
+    uint32_t node;   /* slot of what it names */
+    uint16_t length; /* of the name, in bytes */
     uint16_t reserved;
     uint64_t cookie;    /* readdir offset: rising within a directory, never used twice */
     uint32_t long_name; /* chain that holds the name where it does not fit below */
@@ -118,9 +118,9 @@ typedef struct {
 /* An open file. Belongs to section.c. Its slot is what FUSE calls fh. */
 typedef struct {
     _Atomic uint32_t state;
-    uint32_t node;   /* slot */
-    uint32_t view;   /* slot of the copy-on-write view, SFS_NO_SLOT for the section itself */
-    uint32_t flags;  /* of open(2) */
+    uint32_t node;  /* slot */
+    uint32_t view;  /* slot of the copy-on-write view, SFS_NO_SLOT for the section itself */
+    uint32_t flags; /* of open(2) */
     uint32_t uid, pid;
     uint64_t nodeid; /* that it was opened by */
     SfsTime since;
@@ -132,7 +132,7 @@ typedef struct {
     uint32_t node; /* slot of the base */
     uint64_t nodeid;
     _Atomic uint32_t opens; /* derived */
-    uint32_t fd_slot; /* of the overlay, SFS_NO_SLOT while nothing was written */
+    uint32_t fd_slot;       /* of the overlay, SFS_NO_SLOT while nothing was written */
     uint32_t mode, uid, gid;
     uint32_t reserved;
     _Atomic uint64_t size;
@@ -154,10 +154,10 @@ typedef struct {
     uint32_t layout;
     uint32_t header_size;
     SfsConfig config;
-    uint64_t mount_dev;      /* st_dev of the mount, as stat(2) has it */
-    uint8_t keeper_has_tmpfs; /* descriptor SFS_FD_STORE is a tmpfs of ours */
+    uint64_t mount_dev;          /* st_dev of the mount, as stat(2) has it */
+    uint8_t keeper_has_tmpfs;    /* descriptor SFS_FD_STORE is a tmpfs of ours */
     _Atomic uint8_t passthrough; /* decided at INIT */
-    _Atomic uint32_t ready;  /* INIT was answered */
+    _Atomic uint32_t ready;      /* INIT was answered */
     char mode_reason[160];
     char startup_error[512]; /* why the worker gave up before it was ready */
     uint32_t keeper_pid, worker_pid, worker_starts;
@@ -181,7 +181,7 @@ typedef enum {
 
 typedef struct SfsRegistry SfsRegistry;
 
-/* --- life of the memory ------------------------------------------------------------------- */
+/* --- life of the memory ---------------------------------------------------------------------- */
 
 /* Makes the memory and writes the configuration. Keeper only, once. The result's descriptor is
  * sfs_registry_fd(). */
@@ -195,7 +195,7 @@ SfsRegistryHeader *sfs_registry_header(SfsRegistry *registry);
 void sfs_registry_free(SfsRegistry *registry); /* unmaps; the records stay */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SfsRegistry, sfs_registry_free)
 
-/* --- records: thread-safe ------------------------------------------------------------------ */
+/* --- records: thread-safe -------------------------------------------------------------------- */
 
 /* A zeroed record in state SFS_PREPARED, its number in @slot; NULL when the table is full. */
 void *sfs_registry_alloc(SfsRegistry *registry, SfsTable table, uint32_t *slot);
@@ -243,12 +243,12 @@ char *sfs_registry_load_text(SfsRegistry *registry, uint32_t first, size_t *leng
 bool sfs_registry_text_equals(SfsRegistry *registry, uint32_t first, const void *bytes,
                               size_t length);
 
-/* --- times ------------------------------------------------------------------------------------ */
+/* --- times ----------------------------------------------------------------------------------- */
 
 static inline struct timespec
 sfs_time_get(const SfsTime *t)
 {
-    return (struct timespec){ .tv_sec = t->sec, .tv_nsec = t->nsec };
+    return (struct timespec){.tv_sec = t->sec, .tv_nsec = t->nsec};
 }
 
 static inline void

@@ -1,13 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Ownership. A handle is made by open and freed by release; the kernel promises one release for each
- * open that was answered, and no operation on a handle after it. It holds a reference of its backing,
- * so that a section can be redefined or deleted under it. A view belongs to its handles together (the
- * last one takes it along), because in the page cache's mode the kernel releases a handle only when
- * the last mapping made through it is gone.
+ * Ownership. A handle is made by open and freed by release; the kernel promises one release for
+ * each open that was answered, and no operation on a handle after it. It holds a reference of its
+ * backing, so that a section can be redefined or deleted under it.
  *
- * Locks, in the order they are taken: the views' lock (which views there are), the lock of a node
- * (node.h). Neither is held across I/O on real files.
+ * Locks: that of a node (node.h). It is not held across I/O on real files.
  */
 #include "section.h"
 
@@ -16,6 +13,7 @@
 #include "passthrough.h"
 #include "store.h"
 #include "util.h"
+#include "view.h"
 
 #include <string.h>
 #include <sys/mman.h>
@@ -24,21 +22,10 @@
 #define COPY_AT_A_TIME ((size_t)8 << 20)
 #define COPY_BUFFER ((size_t)256 << 10)
 
-/* A copy-on-write view in memory. */
-typedef struct {
-    uint64_t nodeid; /* key */
-    uint32_t slot;
-    SfsViewRec *rec;
-    uint32_t node;
-    SfsBacking *backing;
-} View;
-
 struct SfsSections {
     SfsHandle **handles; /* by slot; sparse memory */
     size_t handles_bytes;
     atomic_uint texts; /* handles on .info and .stats */
-    GMutex views_lock; /* protects views and the opens of each */
-    GHashTable *views; /* nodeid → View */
 };
 
 SfsSections *
@@ -53,8 +40,6 @@ sfs_sections_new(SfsMount *mount)
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (sections->handles == MAP_FAILED)
         g_error("no memory for the table of handles");
-    g_mutex_init(&sections->views_lock);
-    sections->views = g_hash_table_new(g_int64_hash, g_int64_equal);
     return sections;
 }
 
@@ -67,15 +52,6 @@ free_handle(SfsHandle *handle)
     g_free(handle);
 }
 
-static void
-free_view(SfsMount *mount, View *view)
-{
-    sfs_registry_release(mount->registry, SFS_TABLE_VIEWS, view->slot);
-    sfs_backing_unref(view->backing);
-    sfs_node_unpin(mount->nodes, view->node);
-    g_free(view);
-}
-
 void
 sfs_sections_free(SfsMount *mount)
 {
@@ -85,19 +61,17 @@ sfs_sections_free(SfsMount *mount)
         if (sections->handles[slot] != NULL)
             sfs_section_release(mount, sections->handles[slot]);
     }
-    g_hash_table_unref(sections->views);
     munmap(sections->handles, sections->handles_bytes);
-    g_mutex_clear(&sections->views_lock);
     g_free(sections);
 }
 
-/* --- the base of it all ----------------------------------------------------------------------- */
+/* --- the base of it all ---------------------------------------------------------------------- */
 
 /* Times of a store file that is made late, for a section that was made earlier. */
 static void
 carry_times(SfsBacking *backing, const SfsNodeRec *rec)
 {
-    struct timespec times[2] = { sfs_time_get(&rec->atime), sfs_time_get(&rec->mtime) };
+    struct timespec times[2] = {sfs_time_get(&rec->atime), sfs_time_get(&rec->mtime)};
 
     backing->ops->set_times(backing, times);
 }
@@ -147,117 +121,7 @@ check_writable(const SfsTarget *target)
     return 0;
 }
 
-/* --- views ------------------------------------------------------------------------------------ */
-
-static View *
-find_view_locked(SfsMount *mount, uint64_t nodeid)
-{
-    return g_hash_table_lookup(mount->sections->views, &nodeid);
-}
-
-/* The backing of the view that a copy-on-write nodeid has if it is open, with a reference. */
-static SfsBacking *
-view_backing(SfsMount *mount, const SfsTarget *target)
-{
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&mount->sections->views_lock);
-    View *view = find_view_locked(mount, target->nodeid);
-
-    return view != NULL ? sfs_backing_ref(view->backing) : NULL;
-}
-
-/* Permissions of a copy-on-write name: whoever may read the section may write a view of it. */
-static uint32_t
-cow_mode(uint32_t mode)
-{
-    return mode | (mode & 0444) >> 1;
-}
-
-/* A new view of the section as it is now, which nobody has seen yet. */
-static int
-new_view(SfsMount *mount, const SfsTarget *target, View **out)
-{
-    g_autoptr(SfsBacking) base = sfs_node_backing(mount->nodes, target->slot);
-    struct stat st = { 0 };
-    SfsViewRec *rec;
-    View *view;
-    uint32_t slot;
-    int r = sfs_section_stat(mount, target, NULL, &st);
-
-    if (r < 0)
-        return r;
-    rec = sfs_registry_alloc(mount->registry, SFS_TABLE_VIEWS, &slot);
-    if (rec == NULL)
-        return -ENFILE;
-    rec->node = target->slot;
-    rec->nodeid = target->nodeid;
-    rec->mode = st.st_mode & 07777;
-    rec->uid = st.st_uid;
-    rec->gid = st.st_gid;
-    rec->size = rec->base_limit = (uint64_t)st.st_size;
-    sfs_time_set(&rec->atime, st.st_atim);
-    sfs_time_set(&rec->mtime, st.st_mtim);
-    sfs_time_set(&rec->ctime, st.st_ctim);
-    view = g_new0(View, 1);
-    view->nodeid = target->nodeid;
-    view->slot = slot;
-    view->rec = rec;
-    view->node = target->slot;
-    view->backing = sfs_backing_cow_new(mount->store, base, rec);
-    sfs_node_pin(mount->nodes, target->slot);
-    sfs_registry_publish(mount->registry, SFS_TABLE_VIEWS, slot);
-    *out = view;
-    return 0;
-}
-
-/* Opens the view of this nodeid, made now if it is the first open. */
-static int
-open_view(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpenReply *reply)
-{
-    SfsSections *sections = mount->sections;
-    View *view, *made = NULL;
-    int r;
-
-    g_mutex_lock(&sections->views_lock);
-    view = find_view_locked(mount, target->nodeid);
-    if (view == NULL) {
-        g_mutex_unlock(&sections->views_lock);
-        r = new_view(mount, target, &made);
-        if (r < 0)
-            return r;
-        g_mutex_lock(&sections->views_lock);
-        view = find_view_locked(mount, target->nodeid);
-        if (view == NULL) {
-            view = g_steal_pointer(&made);
-            g_hash_table_insert(sections->views, &view->nodeid, view);
-        }
-    }
-    reply->keep_cache = view->rec->opens > 0;
-    view->rec->opens++;
-    handle->backing = sfs_backing_ref(view->backing);
-    handle->rec->view = view->slot;
-    g_mutex_unlock(&sections->views_lock);
-    if (made != NULL)
-        free_view(mount, made);
-    reply->mode = SFS_IO_CACHED;
-    return 0;
-}
-
-static void
-close_view(SfsMount *mount, uint64_t nodeid)
-{
-    SfsSections *sections = mount->sections;
-    View *view;
-
-    g_mutex_lock(&sections->views_lock);
-    view = find_view_locked(mount, nodeid);
-    if (view != NULL && --view->rec->opens == 0)
-        g_hash_table_remove(sections->views, &nodeid);
-    else
-        view = NULL;
-    g_mutex_unlock(&sections->views_lock);
-    if (view != NULL)
-        free_view(mount, view);
-}
+/* --- views, as far as they are sections ------------------------------------------------------ */
 
 bool
 sfs_section_may_be_dirty(const SfsTarget *target)
@@ -271,11 +135,11 @@ sfs_section_private(SfsMount *mount, const SfsTarget *target)
     g_autoptr(SfsBacking) backing = NULL;
 
     if (target->class == SFS_CLASS_COW)
-        backing = view_backing(mount, target);
+        backing = sfs_view_backing(mount, target);
     return backing != NULL ? sfs_backing_cow_private(backing) : 0;
 }
 
-/* --- attributes ------------------------------------------------------------------------------- */
+/* --- attributes ------------------------------------------------------------------------------ */
 
 /* What the record says. */
 static void
@@ -307,28 +171,10 @@ stat_bytes(SfsBacking *backing, struct stat *st)
     return r;
 }
 
-static int
-stat_cow(SfsMount *mount, const SfsTarget *target, struct stat *st)
-{
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&mount->sections->views_lock);
-    const View *view = find_view_locked(mount, target->nodeid);
-
-    if (view == NULL) {
-        st->st_mode = cow_mode(st->st_mode);
-        return 0;
-    }
-    st->st_mode = S_IFREG | view->rec->mode;
-    st->st_uid = view->rec->uid;
-    st->st_gid = view->rec->gid;
-    return 1;
-}
-
 int
-sfs_section_stat(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle,
-                 struct stat *st)
+sfs_section_stat(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle, struct stat *st)
 {
     g_autoptr(SfsBacking) backing = NULL;
-    bool is_view = false;
 
     memset(st, 0, sizeof *st);
     st->st_blksize = SFS_PAGE_SIZE;
@@ -352,11 +198,12 @@ sfs_section_stat(SfsMount *mount, const SfsTarget *target, const SfsHandle *hand
     }
     if (!S_ISREG(st->st_mode))
         return 0;
-    if (target->class == SFS_CLASS_COW)
-        is_view = stat_cow(mount, target, st) == 1;
-    if (is_view)
-        backing = view_backing(mount, target);
-    else if (handle != NULL && target->class == SFS_CLASS_NODE)
+    if (target->class == SFS_CLASS_COW) {
+        st->st_mode = sfs_view_mode(st->st_mode);
+        if (sfs_view_stat(mount, target, st))
+            backing = sfs_view_backing(mount, target);
+    }
+    if (handle != NULL && target->class == SFS_CLASS_NODE)
         backing = sfs_backing_ref(handle->backing);
     if (backing == NULL)
         backing = sfs_node_backing(mount->nodes, target->slot);
@@ -368,8 +215,7 @@ sfs_section_drop_set_ids(SfsMount *mount, const SfsTarget *target)
 {
     SfsNodeRec *rec = target->rec;
 
-    if (target->class != SFS_CLASS_NODE || S_ISDIR(rec->mode) ||
-        !(rec->mode & (S_ISUID | S_ISGID)))
+    if (target->class != SFS_CLASS_NODE || S_ISDIR(rec->mode) || !(rec->mode & (S_ISUID | S_ISGID)))
         return;
     sfs_node_lock(mount->nodes, target->slot);
     rec->mode &= ~(uint32_t)S_ISUID;
@@ -419,23 +265,6 @@ set_record(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, co
         sfs_section_drop_set_ids(mount, target);
 }
 
-static void
-set_view(SfsMount *mount, const SfsTarget *target, const struct stat *st, unsigned what)
-{
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&mount->sections->views_lock);
-    View *view = find_view_locked(mount, target->nodeid);
-
-    if (view == NULL)
-        return;
-    if (what & SFS_SET_MODE)
-        view->rec->mode = st->st_mode & 07777;
-    if (what & SFS_SET_UID)
-        view->rec->uid = st->st_uid;
-    if (what & SFS_SET_GID)
-        view->rec->gid = st->st_gid;
-    sfs_time_set(&view->rec->ctime, sfs_now());
-}
-
 /* As truncate(2): nothing keeps the backing of an empty section in its place meanwhile. */
 static int
 truncate_unopened(SfsMount *mount, const SfsTarget *target, off_t size)
@@ -468,7 +297,8 @@ set_size(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle, cons
     if (handle == NULL && target->class == SFS_CLASS_NODE) {
         r = truncate_unopened(mount, target, size);
     } else {
-        backing = handle != NULL ? sfs_backing_ref(handle->backing) : view_backing(mount, target);
+        backing =
+            handle != NULL ? sfs_backing_ref(handle->backing) : sfs_view_backing(mount, target);
         /* A copy-on-write name that nobody has open: the private view ends with this call. */
         if (backing != NULL)
             r = backing->ops->truncate(backing, size);
@@ -512,14 +342,14 @@ set_times(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle,
         wanted_time(st->st_atim, what, SFS_SET_ATIME, SFS_SET_ATIME_NOW),
         wanted_time(st->st_mtim, what, SFS_SET_MTIME, SFS_SET_MTIME_NOW),
     };
-    SfsTime *fields[2] = { &target->rec->atime, &target->rec->mtime };
+    SfsTime *fields[2] = {&target->rec->atime, &target->rec->mtime};
     g_autoptr(SfsBacking) backing = NULL;
     int r = 0;
 
     if (handle != NULL)
         backing = sfs_backing_ref(handle->backing);
     else if (target->class == SFS_CLASS_COW)
-        backing = view_backing(mount, target);
+        backing = sfs_view_backing(mount, target);
     else if (sfs_target_is_section(target))
         backing = sfs_node_backing(mount->nodes, target->slot);
     if (backing != NULL) {
@@ -553,21 +383,20 @@ sfs_section_set(SfsMount *mount, const SfsTarget *target, const SfsHandle *handl
         r = set_size(mount, target, handle, caller, st->st_size);
     if (r == 0 && what & (SFS_SET_MODE | SFS_SET_UID | SFS_SET_GID)) {
         if (target->class == SFS_CLASS_COW)
-            set_view(mount, target, st, what);
+            sfs_view_set(mount, target, st, what);
         else
             set_record(mount, target, caller, st, what);
     }
-    if (r == 0 &&
-        what & (SFS_SET_ATIME | SFS_SET_MTIME | SFS_SET_ATIME_NOW | SFS_SET_MTIME_NOW))
+    if (r == 0 && what & (SFS_SET_ATIME | SFS_SET_MTIME | SFS_SET_ATIME_NOW | SFS_SET_MTIME_NOW))
         r = set_times(mount, target, handle, caller, st, what);
     return r;
 }
 
-/* --- open and release ------------------------------------------------------------------------- */
+/* --- open and release ------------------------------------------------------------------------ */
 
-/* The daemon's own writes to a real file leave its set-id bits alone, where it runs as root. So they go
- * when somebody without privileges opens it for writing. (The kernel's, in passthrough, are done with
- * the rights of whoever defined the section, and take them off.) */
+/* The daemon's own writes to a real file leave its set-id bits alone, where it runs as root. So
+ * they go when somebody without privileges opens it for writing. (The kernel's, in passthrough, are
+ * done with the rights of whoever defined the section, and take them off.) */
 static void
 drop_file_set_ids(SfsBacking *backing, const SfsCaller *caller)
 {
@@ -648,6 +477,19 @@ open_section(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpe
 }
 
 static int
+open_view(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpenReply *reply)
+{
+    struct stat section;
+    int r = sfs_section_stat(mount, target, NULL, &section);
+
+    if (r == 0)
+        r = sfs_view_open(mount, target, &section, &handle->backing, &handle->rec->view,
+                          &reply->keep_cache);
+    reply->mode = SFS_IO_CACHED;
+    return r;
+}
+
+static int
 open_text(SfsMount *mount, const SfsTarget *target, SfsOpenReply *reply)
 {
     reply->mode = SFS_IO_DIRECT;
@@ -725,7 +567,7 @@ sfs_section_release(SfsMount *mount, SfsHandle *handle)
     mount->sections->handles[handle->slot] = NULL;
     sfs_registry_release(mount->registry, SFS_TABLE_HANDLES, handle->slot);
     if (handle->class == SFS_CLASS_COW)
-        close_view(mount, nodeid);
+        sfs_view_close(mount, nodeid);
     else if (handle->class == SFS_CLASS_NODE)
         sfs_node_close(mount->nodes, handle->node, nodeid);
     else if (handle->class == SFS_CLASS_INFO)
@@ -750,7 +592,7 @@ sfs_section_handle(SfsMount *mount, uint64_t fh)
                : NULL;
 }
 
-/* --- bytes ------------------------------------------------------------------------------------ */
+/* --- bytes ----------------------------------------------------------------------------------- */
 
 /* For operations through a handle: it has bytes, and was opened for writing. (The kernel checks the
  * latter as well; but it is not the one whose file this is.) */
@@ -821,15 +663,13 @@ copy_by_hand(SfsHandle *from, off_t from_offset, SfsHandle *to, off_t to_offset,
     size_t done = 0;
 
     while (done < length) {
-        ssize_t got = from->backing->ops->read(from->backing, buffer,
-                                               MIN(length - done, COPY_BUFFER),
-                                               from_offset + (off_t)done);
+        ssize_t got = from->backing->ops->read(
+            from->backing, buffer, MIN(length - done, COPY_BUFFER), from_offset + (off_t)done);
         ssize_t put;
 
         if (got <= 0)
             return done > 0 || got == 0 ? (ssize_t)done : got;
-        put = to->backing->ops->write(to->backing, buffer, (size_t)got, to_offset + (off_t)done,
-                                      0);
+        put = to->backing->ops->write(to->backing, buffer, (size_t)got, to_offset + (off_t)done, 0);
         if (put < 0)
             return done > 0 ? (ssize_t)done : put;
         done += (size_t)put;
@@ -857,7 +697,7 @@ sfs_section_copy(SfsMount *mount, SfsHandle *from, off_t from_offset, SfsHandle 
     return copy_by_hand(from, from_offset, to, to_offset, length);
 }
 
-/* --- definition ------------------------------------------------------------------------------- */
+/* --- definition ------------------------------------------------------------------------------ */
 
 static int
 check_owner(const SfsTarget *target, const SfsCaller *caller)
@@ -884,10 +724,11 @@ check_definable(SfsMount *mount, const SfsTarget *target)
     return 0;
 }
 
-/* Puts the file in place of the empty bytes; a new nodeid, for the kernel's inode may be bound to those. */
+/* Puts the file in place of the empty bytes; a new nodeid, for the kernel's inode may be bound to
+ * those. */
 static int
-become_file(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
-            SfsBacking *backing, uint32_t fd_slot, uint32_t text, bool writable)
+become_file(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, SfsBacking *backing,
+            uint32_t fd_slot, uint32_t text, bool writable)
 {
     SfsNodeRec *rec = target->rec;
     SfsBacking *old;

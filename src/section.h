@@ -19,7 +19,7 @@
 
 /* An open file; what FUSE's fh stands for. Owned by the sections from open to release. */
 typedef struct {
-    uint32_t slot;       /* of its record */
+    uint32_t slot; /* of its record */
     SfsHandleRec *rec;
     SfsClass class;
     uint32_t node;       /* slot */
@@ -31,9 +31,10 @@ typedef struct {
 /* How the kernel is to do the I/O of a handle. */
 typedef struct {
     SfsIoMode mode;
-    int backing_id;  /* with SFS_IO_PASSTHROUGH */
-    bool keep_cache; /* what the kernel has cached of this inode is still right */
-    bool forget_attrs; /* the attributes that the kernel was told to remember may change from now on */
+    int backing_id;    /* with SFS_IO_PASSTHROUGH */
+    bool keep_cache;   /* what the kernel has cached of this inode is still right */
+    bool forget_attrs; /* the attributes that the kernel was told to remember may change from now on
+                        */
 } SfsOpenReply;
 
 SfsSections *sfs_sections_new(SfsMount *mount);
@@ -44,25 +45,17 @@ void sfs_sections_free(SfsMount *mount);
 int sfs_section_stat(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle,
                      struct stat *st);
 
-/* Whether the kernel may remember the attributes until it changes them itself: not those of a real file,
- * nor those of a section that somebody has open or mapped, for stores to memory change them unseen. */
+/* Whether the kernel may remember the attributes until it changes them itself: not those of a real
+ * file, nor those of a section that somebody has open or mapped, for stores to memory change them
+ * unseen. */
 bool sfs_section_attrs_stay(SfsMount *mount, const SfsTarget *target);
 
-/* Which members of @st to set. Times may be "now". */
-enum {
-    SFS_SET_MODE = 1 << 0,
-    SFS_SET_UID = 1 << 1,
-    SFS_SET_GID = 1 << 2,
-    SFS_SET_SIZE = 1 << 3,
-    SFS_SET_ATIME = 1 << 4,
-    SFS_SET_MTIME = 1 << 5,
-    SFS_SET_ATIME_NOW = 1 << 6,
-    SFS_SET_MTIME_NOW = 1 << 7,
-};
+/* Sets those members of @st that @what (SFS_SET_*) names. */
 int sfs_section_set(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle,
                     const SfsCaller *caller, const struct stat *st, unsigned what);
 
-/* Opens it, with the flags of open(2). Whether the permission bits allow it was checked by the kernel.
+/* Opens it, with the flags of open(2). Whether the permission bits allow it was checked by the
+ * kernel.
  * @text: for .info and .stats, what is read there (a reference is taken); else NULL. */
 int sfs_section_open(SfsMount *mount, const SfsTarget *target, int flags, const SfsCaller *caller,
                      GBytes *text, SfsHandle **handle, SfsOpenReply *reply);
@@ -89,10 +82,11 @@ ssize_t sfs_section_copy(SfsMount *mount, SfsHandle *from, off_t from_offset, Sf
                          off_t to_offset, size_t length);
 
 /*
- * Makes an empty page section, that nobody but (perhaps) the caller has open, one over the real file
- * @path. Opened with the caller's rights; readonly if those do not allow writing. The section gets a
- * new nodeid: handles that were open stay on the empty bytes they had. Errors as sfs_caller_open_file()
- * besides those above. May block on the mount itself.
+ * Makes an empty page section, that nobody but (perhaps) the caller has open, one over the real
+ * file
+ * @path. Opened with the caller's rights; readonly if those do not allow writing. The section gets
+ * a new nodeid: handles that were open stay on the empty bytes they had. Errors as
+ * sfs_caller_open_file() besides those above. May block on the mount itself.
  */
 int sfs_section_define_file(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
                             const char *path);
@@ -101,8 +95,8 @@ int sfs_section_define_file(SfsMount *mount, const SfsTarget *target, const SfsC
 int sfs_section_set_protect(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
                             SfsProtect protect);
 
-/* Whether the kernel may hold bytes of the section that it has not written back: it is open, and not in
- * passthrough. */
+/* Whether the kernel may hold bytes of the section that it has not written back: it is open, and
+ * not in passthrough. */
 bool sfs_section_may_be_dirty(const SfsTarget *target);
 
 /* Bytes private to the view that @target is; 0 when it is none, or not open. */

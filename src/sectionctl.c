@@ -30,12 +30,14 @@ typedef struct {
     int (*run)(GOptionContext *context, char **argv);
 } Command;
 
-static void report(const char *message)
+static void
+report(const char *message)
 {
     fprintf(stderr, "sectionctl: %s\n", message);
 }
 
-static int failed(const GError *error)
+static int
+failed(const GError *error)
 {
     fflush(stdout); /* What was printed before it is to be seen before it. */
     report(error->message);
@@ -44,7 +46,8 @@ static int failed(const GError *error)
 
 /* COMMAND may be NULL: the mistake is before any command. */
 G_GNUC_PRINTF(2, 3)
-static int usage_error(const char *command, const char *format, ...)
+static int
+usage_error(const char *command, const char *format, ...)
 {
     g_autofree char *what = NULL;
     va_list args;
@@ -62,8 +65,9 @@ static int usage_error(const char *command, const char *format, ...)
 /* Parse the options of a command and take its arguments, at least MIN and at most MAX of
  * them. *OPERANDS is the caller's. Options are taken as raw bytes throughout: a name of a file need
  * not be text of the locale. */
-static gboolean parse(GOptionContext *context, const char *command, const GOptionEntry *entries,
-                      char **argv, guint min, guint max, const char *wanted, char ***operands)
+static gboolean
+parse(GOptionContext *context, const char *command, const GOptionEntry *entries, char **argv,
+      guint min, guint max, const char *wanted, char ***operands)
 {
     g_auto(GStrv) rest = NULL;
     const GOptionEntry remaining[] = {
@@ -101,7 +105,8 @@ static gboolean parse(GOptionContext *context, const char *command, const GOptio
 }
 
 /* Turn the KEY=VALUE words into ScAttributes, or report the first that is not one. */
-static GPtrArray *parse_attributes(const char *command, char **words)
+static GPtrArray *
+parse_attributes(const char *command, char **words)
 {
     g_autoptr(GPtrArray) attributes =
         g_ptr_array_new_with_free_func((GDestroyNotify)sc_attribute_free);
@@ -120,7 +125,8 @@ static GPtrArray *parse_attributes(const char *command, char **words)
 }
 
 /* "-o file=X" is --file X: the file has a place of its own in the library. The last one counts. */
-static void take_file(GPtrArray *attributes, char **file)
+static void
+take_file(GPtrArray *attributes, char **file)
 {
     for (guint i = 0; i < attributes->len;) {
         ScAttribute *attribute = g_ptr_array_index(attributes, i);
@@ -135,7 +141,8 @@ static void take_file(GPtrArray *attributes, char **file)
     }
 }
 
-static int run_create(GOptionContext *context, char **argv)
+static int
+run_create(GOptionContext *context, char **argv)
 {
     g_autofree char *file = NULL;
     g_autofree char *size = NULL;
@@ -177,7 +184,8 @@ static int run_create(GOptionContext *context, char **argv)
 
 /* One line of info. Whatever a value holds, a line feed or an escape sequence in the name of a
  * file, the line must stay one line, begin with its key and do nothing to a terminal. */
-static void print_line(const char *key, const char *value, size_t length)
+static void
+print_line(const char *key, const char *value, size_t length)
 {
     printf("%s: ", key);
     for (size_t i = 0; i < length; i++) {
@@ -192,7 +200,8 @@ static void print_line(const char *key, const char *value, size_t length)
 }
 
 /* A value of several lines (the holders of a section) gives as many lines, each under the key. */
-static void print_attribute(const ScAttribute *attribute)
+static void
+print_attribute(const ScAttribute *attribute)
 {
     const char *value = attribute->value;
 
@@ -206,7 +215,8 @@ static void print_attribute(const ScAttribute *attribute)
     } while (*value != '\0');
 }
 
-static int run_info(GOptionContext *context, char **argv)
+static int
+run_info(GOptionContext *context, char **argv)
 {
     g_auto(GStrv) operands = NULL;
     gboolean first = TRUE;
@@ -231,7 +241,8 @@ static int run_info(GOptionContext *context, char **argv)
     return status;
 }
 
-static int run_get(GOptionContext *context, char **argv)
+static int
+run_get(GOptionContext *context, char **argv)
 {
     g_auto(GStrv) operands = NULL;
     g_autoptr(GPtrArray) values = g_ptr_array_new_with_free_func(g_free);
@@ -252,7 +263,8 @@ static int run_get(GOptionContext *context, char **argv)
     return EXIT_SUCCESS;
 }
 
-static int run_set(GOptionContext *context, char **argv)
+static int
+run_set(GOptionContext *context, char **argv)
 {
     g_auto(GStrv) operands = NULL;
     g_autoptr(GPtrArray) attributes = NULL;
@@ -272,7 +284,8 @@ static int run_set(GOptionContext *context, char **argv)
     return EXIT_SUCCESS;
 }
 
-static int run_stats(GOptionContext *context, char **argv)
+static int
+run_stats(GOptionContext *context, char **argv)
 {
     g_auto(GStrv) operands = NULL;
     g_autofree char *text = NULL;
@@ -338,7 +351,8 @@ static const Command commands[] = {
 };
 
 /* Run the command that argv[0] names. */
-static int run_command(char **argv)
+static int
+run_command(char **argv)
 {
     for (guint i = 0; i < G_N_ELEMENTS(commands); i++) {
         const Command *command = &commands[i];
@@ -358,7 +372,8 @@ static int run_command(char **argv)
     return usage_error(NULL, "there is no command \"%s\"", argv[0]);
 }
 
-static char *command_list(void)
+static char *
+command_list(void)
 {
     GString *list = g_string_new("Commands:\n");
 
@@ -368,7 +383,8 @@ static char *command_list(void)
     return g_string_free(list, FALSE);
 }
 
-static int run(char **argv)
+static int
+run(char **argv)
 {
     gboolean version = FALSE;
     g_auto(GStrv) rest = NULL;
@@ -400,7 +416,8 @@ static int run(char **argv)
     return run_command(rest);
 }
 
-int main(int argc, char **argv)
+int
+main(int argc, char **argv)
 {
     int status;
 

@@ -38,7 +38,7 @@ struct SfsStore {
     uint64_t limit;
     GThreadPool *reaper;
 
-    GMutex lock; /* protects all below */
+    GMutex lock;       /* protects all below */
     uint64_t used;     /* bytes of counted files, charges included */
     uint64_t overlays; /* the part of it in overlays */
     uint64_t reserved; /* taken off the tmpfs; >= used unless forced */
@@ -55,7 +55,7 @@ struct SfsStoreFile {
     uint64_t bytes; /* counted for this file; protected by lock */
 };
 
-/* --- the private tmpfs ------------------------------------------------------------------------ */
+/* --- the private tmpfs ----------------------------------------------------------------------- */
 
 static int
 set_size(int context, uint64_t bytes)
@@ -100,7 +100,7 @@ resize_tmpfs(SfsStore *store, uint64_t bytes)
     return 0;
 }
 
-/* --- the count -------------------------------------------------------------------------------- */
+/* --- the count ------------------------------------------------------------------------------- */
 
 static uint64_t
 effective_limit(const SfsStore *store)
@@ -112,7 +112,7 @@ effective_limit(const SfsStore *store)
 static int
 reserve(SfsStore *store, uint64_t wanted)
 {
-    uint64_t steps[] = { wanted + RESERVE_STEP, wanted };
+    uint64_t steps[] = {wanted + RESERVE_STEP, wanted};
 
     for (size_t i = 0; i < G_N_ELEMENTS(steps); i++) {
         /* 0 would mean "no limit" to tmpfs, so one page always stays with it. */
@@ -236,7 +236,7 @@ sfs_store_engine(const SfsStore *store)
     return store->tmpfs >= 0 ? "tmpfs" : "memfd";
 }
 
-/* --- files ------------------------------------------------------------------------------------ */
+/* --- files ----------------------------------------------------------------------------------- */
 
 /* On the reaper's thread. */
 static void

@@ -33,7 +33,8 @@ typedef enum {
  * @limit in bytes, 0: none. Keeper only. */
 int sfs_store_make_tmpfs(uint64_t limit, GError **error);
 
-/* @tmpfs: descriptor of the private tmpfs, not taken over; -1: count memfds. @link: to the keeper. */
+/* @tmpfs: descriptor of the private tmpfs, not taken over; -1: count memfds. @link: to the keeper.
+ */
 SfsStore *sfs_store_new(SfsRegistry *registry, int link, int tmpfs, uint64_t limit);
 void sfs_store_free(SfsStore *store);
 

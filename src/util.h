@@ -33,6 +33,7 @@ ssize_t sfs_read_text(int dirfd, const char *path, char *buf, size_t size);
 static inline uint64_t
 sfs_page_round_up(uint64_t n)
 {
-    return n > UINT64_MAX - (SFS_PAGE_SIZE - 1) ? UINT64_MAX - (SFS_PAGE_SIZE - 1)
-                                                : (n + SFS_PAGE_SIZE - 1) & ~(uint64_t)(SFS_PAGE_SIZE - 1);
+    return n > UINT64_MAX - (SFS_PAGE_SIZE - 1)
+               ? UINT64_MAX - (SFS_PAGE_SIZE - 1)
+               : (n + SFS_PAGE_SIZE - 1) & ~(uint64_t)(SFS_PAGE_SIZE - 1);
 }

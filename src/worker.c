@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The main thread answers the kernel's first request, INIT, alone; what the two sides agree on decides
- * which store there is. Then a fixed number of threads receive and process requests; the main thread
- * waits for them. They end when the kernel says that the connection is gone.
+ * The main thread answers the kernel's first request, INIT, alone; what the two sides agree on
+ * decides which store there is. Then a fixed number of threads receive and process requests; the
+ * main thread waits for them. They end when the kernel says that the connection is gone.
  *
- * One more thread watches the keeper: without it nobody would hold the descriptors, or unmount, so the
- * worker then detaches the mount and ends.
+ * One more thread watches the keeper: without it nobody would hold the descriptors, or unmount, so
+ * the worker then detaches the mount and ends.
  */
 #include "worker.h"
 
@@ -19,6 +19,7 @@
 #include "passthrough.h"
 #include "section.h"
 #include "store.h"
+#include "view.h"
 
 #include <linux/fuse.h>
 #include <stdio.h>
@@ -36,19 +37,24 @@
 
 typedef struct {
     SfsMount mount; /* first: the session's userdata is taken for it by ops.c */
-    bool refused; /* INIT showed that the mount cannot be as it was asked for */
+    bool refused;   /* INIT showed that the mount cannot be as it was asked for */
 } Worker;
 
-/* --- INIT ----------------------------------------------------------------------------------------- */
+/* --- INIT ------------------------------------------------------------------------------------ */
 
 /* What is asked of the kernel where it has it, and what is not wanted though libfuse would ask. */
 static const uint64_t wanted[] = {
-    FUSE_CAP_ASYNC_READ,     FUSE_CAP_ASYNC_DIO,     FUSE_CAP_ATOMIC_O_TRUNC,
-    FUSE_CAP_PARALLEL_DIROPS, FUSE_CAP_CACHE_SYMLINKS, FUSE_CAP_DIRECT_IO_ALLOW_MMAP,
+    FUSE_CAP_ASYNC_READ,
+    FUSE_CAP_ASYNC_DIO,
+    FUSE_CAP_ATOMIC_O_TRUNC,
+    FUSE_CAP_PARALLEL_DIROPS,
+    FUSE_CAP_CACHE_SYMLINKS,
+    FUSE_CAP_DIRECT_IO_ALLOW_MMAP,
     /* A write takes set-id bits off here, so the kernel need not ask for attributes before each. */
     FUSE_CAP_HANDLE_KILLPRIV_V2,
     /* A nodeid is good for one mount; handles for other machines cannot be made of it. */
-    FUSE_CAP_NO_EXPORT_SUPPORT, FUSE_CAP_SPLICE_WRITE,
+    FUSE_CAP_NO_EXPORT_SUPPORT,
+    FUSE_CAP_SPLICE_WRITE,
 };
 static const uint64_t unwanted[] = {
     /* The page cache of a page section is right until its own kernel changes it. */
@@ -105,12 +111,12 @@ op_init(void *userdata, struct fuse_conn_info *conn)
     decide_passthrough(worker, conn);
     mount->header->protocol_major = conn->proto_major;
     mount->header->protocol_minor = conn->proto_minor;
-    mount->store = sfs_store_new(mount->registry, mount->link,
-                                 mount->header->passthrough ? SFS_FD_STORE : -1,
-                                 mount->header->config.size);
+    mount->store =
+        sfs_store_new(mount->registry, mount->link, mount->header->passthrough ? SFS_FD_STORE : -1,
+                      mount->header->config.size);
 }
 
-/* --- requests ------------------------------------------------------------------------------------- */
+/* --- requests -------------------------------------------------------------------------------- */
 
 static void
 count_request(Worker *worker, const struct fuse_buf *buf)
@@ -124,7 +130,8 @@ count_request(Worker *worker, const struct fuse_buf *buf)
                                   memory_order_relaxed);
 }
 
-/* The kernel says INIT once in the life of a connection; a later worker has to be told by this one. */
+/* The kernel says INIT once in the life of a connection; a later worker has to be told by this one.
+ */
 static void
 save_init(Worker *worker, const struct fuse_buf *buf)
 {
@@ -157,7 +164,7 @@ serve_one(Worker *worker, struct fuse_buf *buf)
 static gpointer
 serve(gpointer data)
 {
-    struct fuse_buf buf = { 0 };
+    struct fuse_buf buf = {0};
 
     while (serve_one(data, &buf))
         ;
@@ -168,7 +175,7 @@ serve(gpointer data)
 static void
 serve_init(Worker *worker)
 {
-    struct fuse_buf buf = { 0 };
+    struct fuse_buf buf = {0};
 
     while (worker->mount.header->protocol_major == 0 && serve_one(worker, &buf))
         ;
@@ -187,7 +194,7 @@ serve_all(Worker *worker)
         g_thread_join(threads[i]);
 }
 
-/* --- the process ---------------------------------------------------------------------------------- */
+/* --- the process ----------------------------------------------------------------------------- */
 
 static gpointer
 watch_keeper(gpointer data)
@@ -207,9 +214,9 @@ watch_keeper(gpointer data)
 static void
 set_up_process(void)
 {
-    struct sigaction ignore = { .sa_handler = SIG_IGN };
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
     /* SIGIO is what the kernel says of a lease: see passthrough.h. */
-    static const int signals[] = { SIGPIPE, SIGINT, SIGTERM, SIGHUP, SIGIO };
+    static const int signals[] = {SIGPIPE, SIGINT, SIGTERM, SIGHUP, SIGIO};
 
     /* Signals are for the keeper, which a terminal's reach as well. */
     for (size_t i = 0; i < G_N_ELEMENTS(signals); i++)
@@ -217,7 +224,8 @@ set_up_process(void)
     /* Its file is called /proc/self/exe, which says nothing in a list of processes. */
     prctl(PR_SET_NAME, "sectionfs-serve", 0, 0, 0);
     umask(0);
-    /* Under memory pressure write-back may wait for this process; it must not wait for write-back. */
+    /* Under memory pressure write-back may wait for this process; it must not wait for write-back.
+     */
     prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 }
 
@@ -255,8 +263,10 @@ open_rooms(Worker *worker)
     mount->link = SFS_FD_LINK;
     mount->nodes = sfs_nodes_new(mount->registry, mount->device, mount->link);
     sfs_node_make_root(mount->nodes, &mount->header->config);
-    mount->names = sfs_namespace_new(mount->registry, mount->nodes, mount->header->config.nr_sections);
+    mount->names =
+        sfs_namespace_new(mount->registry, mount->nodes, mount->header->config.nr_sections);
     mount->sections = sfs_sections_new(mount);
+    mount->views = sfs_views_new();
     mount->locks = sfs_locks_new();
     sfs_ops_start(mount);
 }
@@ -268,6 +278,7 @@ close_rooms(Worker *worker)
 
     sfs_ops_stop(mount);
     sfs_sections_free(mount);
+    sfs_views_free(mount->views);
     sfs_locks_free(mount->locks);
     sfs_namespace_free(mount->names);
     sfs_nodes_free(mount->nodes);
@@ -279,7 +290,7 @@ sfs_worker_main(void)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(SfsRegistry) registry = sfs_registry_open(SFS_FD_REGISTRY, &error);
-    Worker worker = { 0 };
+    Worker worker = {0};
     int status = 0;
 
     if (registry == NULL) {

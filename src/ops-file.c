@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: MIT */
+/* Operations on open files: open and release, bytes, locks. In the shape that ops.c describes. */
+#include "ops-internal.h"
+
+#include "info.h"
+#include "lock.h"
+#include "namespace.h"
+#include "section.h"
+#include "util.h"
+
+#include <string.h>
+#include <sys/file.h>
+
+/* --- open and release ------------------------------------------------------------------------ */
+
+static void
+fill_open(struct fuse_file_info *fi, const SfsHandle *handle, const SfsOpenReply *how)
+{
+    fi->fh = handle->slot;
+    switch (how->mode) {
+    case SFS_IO_PASSTHROUGH:
+        fi->backing_id = how->backing_id;
+        break;
+    case SFS_IO_DIRECT:
+        fi->direct_io = 1;
+        break;
+    default:
+        fi->keep_cache = how->keep_cache;
+        break;
+    }
+}
+
+static int
+open_target(fuse_req_t req, const SfsTarget *target, struct fuse_file_info *fi, SfsHandle **handle)
+{
+    SfsCaller caller = sfs_op_caller(req);
+    g_autoptr(GBytes) text = sfs_info_text(sfs_op_mount(req), target);
+    SfsOpenReply how;
+    int r = sfs_section_open(sfs_op_mount(req), target, fi->flags, &caller, text, handle, &how);
+
+    if (r == 0)
+        fill_open(fi, *handle, &how);
+    if (r == 0 && how.forget_attrs)
+        fuse_lowlevel_notify_inval_inode(sfs_op_mount(req)->session, target->nodeid, -1, 0);
+    return r;
+}
+
+static void
+open_and_reply(fuse_req_t req, const SfsTarget *target, struct fuse_file_info *fi)
+{
+    SfsMount *mount = sfs_op_mount(req);
+    SfsHandle *handle;
+    int r = open_target(req, target, fi, &handle);
+
+    if (r < 0)
+        fuse_reply_err(req, -r);
+    else if (fuse_reply_open(req, fi) != 0)
+        sfs_section_release(mount, handle);
+}
+
+/* Opening a view, once the kernel has written back what was stored to its base by mappings. */
+typedef struct {
+    Waiting waiting;
+    fuse_req_t req;
+    fuse_ino_t ino;
+    struct fuse_file_info fi;
+} ViewOpening;
+
+static void
+open_view_by_waiter(Waiting *waiting)
+{
+    ViewOpening *opening = (ViewOpening *)waiting;
+    g_auto(SfsTarget) target = {0};
+
+    if (sfs_op_resolve(opening->req, opening->ino, &target)) {
+        fuse_lowlevel_notify_inval_inode(
+            sfs_op_mount(opening->req)->session,
+            sfs_nodeid(SFS_CLASS_NODE, target.slot, target.rec->nodeid_serial), 0, 0);
+        open_and_reply(opening->req, &target, &opening->fi);
+    }
+    g_free(opening);
+}
+
+void
+sfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    ViewOpening opening = {{open_view_by_waiter}, req, ino, *fi};
+    g_auto(SfsTarget) target = {0};
+
+    if (!sfs_op_resolve(req, ino, &target))
+        return;
+    if (target.class == SFS_CLASS_COW && sfs_section_may_be_dirty(&target))
+        g_thread_pool_push(sfs_op_mount(req)->waiters, g_memdup2(&opening, sizeof opening), NULL);
+    else
+        open_and_reply(req, &target, fi);
+}
+
+/* Opens and replies a section that was just made; takes it back where that fails. */
+static void
+reply_created(fuse_req_t req, const SfsTarget *child, struct fuse_file_info *fi)
+{
+    SfsMount *mount = sfs_op_mount(req);
+    struct fuse_entry_param entry;
+    SfsHandle *handle;
+    int r;
+
+    /* It is empty, which the kernel knows when it asks for O_TRUNC here. */
+    fi->flags &= ~O_TRUNC;
+    r = open_target(req, child, fi, &handle);
+    if (r == 0) {
+        r = sfs_op_fill_entry(req, child, &entry);
+        if (r == 0 && fuse_reply_create(req, &entry, fi) == 0)
+            return;
+        sfs_section_release(mount, handle);
+    }
+    if (r < 0)
+        fuse_reply_err(req, -r);
+    sfs_op_forget(mount, child, 1);
+}
+
+void
+sfs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+              struct fuse_file_info *fi)
+{
+    const struct fuse_ctx *ctx = fuse_req_ctx(req);
+    SfsNodeSpec spec = {.mode = S_IFREG | (mode & 07777), .uid = ctx->uid, .gid = ctx->gid};
+    g_auto(SfsTarget) dir = {0};
+    g_auto(SfsTarget) child = {0};
+    int r;
+
+    if (!sfs_op_resolve_for_change(req, parent, &dir))
+        return;
+    r = sfs_namespace_create(sfs_op_mount(req)->names, &dir, name, &spec, &child);
+    if (r < 0)
+        fuse_reply_err(req, -r);
+    else
+        reply_created(req, &child, fi);
+}
+
+void
+sfs_op_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, struct fuse_file_info *fi)
+{
+    const struct fuse_ctx *ctx = fuse_req_ctx(req);
+    SfsNodeSpec spec = {.mode = S_IFREG | (mode & 07777), .uid = ctx->uid, .gid = ctx->gid};
+    g_auto(SfsTarget) dir = {0};
+    g_auto(SfsTarget) child = {0};
+    int r;
+
+    if (!sfs_op_resolve_for_change(req, parent, &dir))
+        return;
+    r = sfs_namespace_create_unnamed(sfs_op_mount(req)->names, &dir, &spec, &child);
+    if (r < 0)
+        fuse_reply_err(req, -r);
+    else
+        reply_created(req, &child, fi);
+}
+
+void
+sfs_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    SfsHandle *handle = sfs_op_handle(req, fi);
+
+    if (handle != NULL) {
+        sfs_lock_release(sfs_op_mount(req), handle);
+        sfs_section_release(sfs_op_mount(req), handle);
+    }
+    fuse_reply_err(req, 0);
+}
+
+/* --- bytes ----------------------------------------------------------------------------------- */
+
+/* A buffer of this thread's, at least @size bytes, which lives until the thread's next call. */
+static void *
+thread_buffer(size_t size)
+{
+    static GPrivate key = G_PRIVATE_INIT((GDestroyNotify)g_byte_array_unref);
+    GByteArray *buffer = g_private_get(&key);
+
+    if (buffer == NULL) {
+        buffer = g_byte_array_new();
+        g_private_set(&key, buffer);
+    }
+    if (buffer->len < size)
+        g_byte_array_set_size(buffer, (guint)size);
+    return buffer->data;
+}
+
+void
+sfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
+{
+    SfsHandle *handle = sfs_op_need_handle(req, fi);
+    ssize_t n;
+    char *buf;
+    int fd;
+
+    if (handle == NULL)
+        return;
+    if (handle->text != NULL) {
+        g_autoptr(GBytes) text =
+            g_bytes_ref(handle->text); /* a release may follow the reply at once */
+        size_t length, from;
+        const char *bytes = g_bytes_get_data(text, &length);
+
+        from = MIN((size_t)offset, length);
+        fuse_reply_buf(req, bytes + from, MIN(size, length - from));
+        return;
+    }
+    if (handle->backing == NULL) {
+        fuse_reply_err(req, EINVAL);
+        return;
+    }
+    fd = sfs_backing_data_fd(handle->backing);
+    if (fd >= 0) {
+        struct fuse_bufvec data = FUSE_BUFVEC_INIT(size);
+
+        data.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;
+        data.buf[0].fd = fd;
+        data.buf[0].pos = offset;
+        fuse_reply_data(req, &data, 0);
+        return;
+    }
+    buf = thread_buffer(size);
+    n = handle->backing->ops->read(handle->backing, buf, size, offset);
+    if (n < 0)
+        fuse_reply_err(req, (int)-n);
+    else
+        fuse_reply_buf(req, buf, (size_t)n);
+}
+
+void
+sfs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t offset,
+             struct fuse_file_info *fi)
+{
+    SfsHandle *handle = sfs_op_need_handle(req, fi);
+    g_auto(SfsTarget) target = {0};
+    unsigned how = 0;
+    ssize_t n;
+
+    if (handle == NULL)
+        return;
+    if (fi->kill_suidgid && sfs_node_resolve(sfs_op_mount(req)->nodes, ino, &target) == 0)
+        sfs_section_drop_set_ids(sfs_op_mount(req), &target);
+    if (fi->writepage)
+        how = SFS_WRITE_BACK;
+    else if (fi->flags & O_APPEND)
+        how = SFS_WRITE_APPEND;
+    n = sfs_section_write(sfs_op_mount(req), handle, buf, size, offset, how);
+    if (n < 0)
+        fuse_reply_err(req, (int)-n);
+    else
+        fuse_reply_write(req, (size_t)n);
+}
+
+/* Some process has closed a descriptor of it: that ends its record locks, and nothing else. */
+void
+sfs_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    SfsHandle *handle = sfs_op_handle(req, fi);
+
+    if (handle != NULL)
+        sfs_lock_closed(sfs_op_mount(req), handle, fi->lock_owner);
+    fuse_reply_err(req, 0);
+}
+
+void
+sfs_op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+    SfsHandle *handle = sfs_op_need_handle(req, fi);
+
+    if (handle != NULL)
+        sfs_op_reply(req, sfs_section_sync(sfs_op_mount(req), handle, datasync != 0));
+}
+
+void
+sfs_op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
+                 struct fuse_file_info *fi)
+{
+    SfsHandle *handle = sfs_op_need_handle(req, fi);
+
+    if (handle != NULL)
+        sfs_op_reply(req, sfs_section_allocate(sfs_op_mount(req), handle, mode, offset, length));
+}
+
+void
+sfs_op_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, struct fuse_file_info *fi)
+{
+    SfsHandle *handle = sfs_op_need_handle(req, fi);
+    off_t at;
+
+    if (handle == NULL)
+        return;
+    at = sfs_section_seek(sfs_op_mount(req), handle, offset, whence);
+    if (at < 0)
+        fuse_reply_err(req, (int)-at);
+    else
+        fuse_reply_lseek(req, at);
+}
+
+void
+sfs_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
+                       struct fuse_file_info *fi_in, fuse_ino_t ino_out, off_t off_out,
+                       struct fuse_file_info *fi_out, size_t len, int flags)
+{
+    SfsHandle *from = sfs_op_need_handle(req, fi_in);
+    SfsHandle *to;
+    ssize_t n;
+
+    if (from == NULL)
+        return;
+    to = sfs_op_need_handle(req, fi_out);
+    if (to == NULL)
+        return;
+    n = sfs_section_copy(sfs_op_mount(req), from, off_in, to, off_out, len);
+    if (n < 0)
+        fuse_reply_err(req, (int)-n);
+    else
+        fuse_reply_write(req, (size_t)n);
+}
+
+/* --- locks ----------------------------------------------------------------------------------- */
+
+void
+sfs_op_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock)
+{
+    SfsHandle *handle = sfs_op_need_handle(req, fi);
+    int r;
+
+    if (handle == NULL)
+        return;
+    r = sfs_lock_test(sfs_op_mount(req), handle, fi->lock_owner, lock);
+    if (r < 0)
+        fuse_reply_err(req, -r);
+    else
+        fuse_reply_lock(req, lock);
+}
+
+static void
+reply_locked(int result, void *data)
+{
+    fuse_req_t req = data;
+
+    /* From here on nobody may interrupt a wait that is over. */
+    fuse_req_interrupt_func(req, NULL, NULL);
+    sfs_op_reply(req, result);
+}
+
+static void
+interrupt_wait(fuse_req_t req, void *data)
+{
+    sfs_lock_wait_interrupt(data);
+}
+
+/* What it waits for does not come through this thread. */
+static void
+wait_for_lock(fuse_req_t req, SfsHandle *handle, const struct fuse_file_info *fi,
+              const struct flock *lock, int operation)
+{
+    SfsLockWait *wait = sfs_lock_wait_new(sfs_op_mount(req), handle, fi->lock_owner, lock,
+                                          operation, reply_locked, req);
+
+    fuse_req_interrupt_func(req, interrupt_wait, wait);
+    sfs_lock_wait_start(wait);
+}
+
+void
+sfs_op_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock,
+             int sleep)
+{
+    SfsHandle *handle = sfs_op_need_handle(req, fi);
+    int r;
+
+    if (handle == NULL)
+        return;
+    r = sfs_lock_set(sfs_op_mount(req), handle, fi->lock_owner, lock);
+    if (r == -EAGAIN && sleep)
+        wait_for_lock(req, handle, fi, lock, 0);
+    else
+        sfs_op_reply(req, r);
+}
+
+void
+sfs_op_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int operation)
+{
+    SfsHandle *handle = sfs_op_need_handle(req, fi);
+    int r;
+
+    if (handle == NULL)
+        return;
+    r = sfs_lock_flock(sfs_op_mount(req), handle, operation);
+    if (r == -EAGAIN && !(operation & LOCK_NB))
+        wait_for_lock(req, handle, fi, NULL, operation);
+    else
+        sfs_op_reply(req, r);
+}

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT */
+#include "view.h"
+
+typedef struct {
+    uint64_t nodeid; /* key */
+    uint32_t slot;
+    SfsViewRec *rec;
+    uint32_t node;
+    SfsBacking *backing;
+} View;
+
+struct SfsViews {
+    GMutex lock;
+    GHashTable *by_nodeid; /* of View */
+};
+
+SfsViews *
+sfs_views_new(void)
+{
+    SfsViews *views = g_new0(SfsViews, 1);
+
+    g_mutex_init(&views->lock);
+    views->by_nodeid = g_hash_table_new(g_int64_hash, g_int64_equal);
+    return views;
+}
+
+void
+sfs_views_free(SfsViews *views)
+{
+    if (views == NULL)
+        return;
+    g_hash_table_unref(views->by_nodeid);
+    g_mutex_clear(&views->lock);
+    g_free(views);
+}
+
+static View *
+find_locked(SfsMount *mount, uint64_t nodeid)
+{
+    return g_hash_table_lookup(mount->views->by_nodeid, &nodeid);
+}
+
+/* A new view that nobody has seen yet. */
+static View *
+make(SfsMount *mount, const SfsTarget *target, const struct stat *section)
+{
+    g_autoptr(SfsBacking) base = sfs_node_backing(mount->nodes, target->slot);
+    uint32_t slot;
+    SfsViewRec *rec = sfs_registry_alloc(mount->registry, SFS_TABLE_VIEWS, &slot);
+    View *view;
+
+    if (rec == NULL)
+        return NULL;
+    rec->node = target->slot;
+    rec->nodeid = target->nodeid;
+    rec->mode = section->st_mode & 07777;
+    rec->uid = section->st_uid;
+    rec->gid = section->st_gid;
+    rec->size = rec->base_limit = (uint64_t)section->st_size;
+    sfs_time_set(&rec->atime, section->st_atim);
+    sfs_time_set(&rec->mtime, section->st_mtim);
+    sfs_time_set(&rec->ctime, section->st_ctim);
+    view = g_new0(View, 1);
+    view->nodeid = target->nodeid;
+    view->slot = slot;
+    view->rec = rec;
+    view->node = target->slot;
+    view->backing = sfs_backing_cow_new(mount->store, base, rec);
+    sfs_node_pin(mount->nodes, target->slot);
+    sfs_registry_publish(mount->registry, SFS_TABLE_VIEWS, slot);
+    return view;
+}
+
+static void
+destroy(SfsMount *mount, View *view)
+{
+    sfs_backing_unref(view->backing);
+    sfs_registry_release(mount->registry, SFS_TABLE_VIEWS, view->slot);
+    sfs_node_unpin(mount->nodes, view->node);
+    g_free(view);
+}
+
+int
+sfs_view_open(SfsMount *mount, const SfsTarget *target, const struct stat *section,
+              SfsBacking **backing, uint32_t *slot, bool *shared)
+{
+    SfsViews *views = mount->views;
+    View *view, *made = NULL;
+
+    g_mutex_lock(&views->lock);
+    view = find_locked(mount, target->nodeid);
+    if (view == NULL) {
+        g_mutex_unlock(&views->lock);
+        made = make(mount, target, section);
+        if (made == NULL)
+            return -ENFILE;
+        g_mutex_lock(&views->lock);
+        view = find_locked(mount, target->nodeid);
+        if (view == NULL) {
+            view = g_steal_pointer(&made);
+            g_hash_table_insert(views->by_nodeid, &view->nodeid, view);
+        }
+    }
+    *shared = view->rec->opens > 0;
+    view->rec->opens++;
+    *backing = sfs_backing_ref(view->backing);
+    *slot = view->slot;
+    g_mutex_unlock(&views->lock);
+    if (made != NULL)
+        destroy(mount, made);
+    return 0;
+}
+
+void
+sfs_view_close(SfsMount *mount, uint64_t nodeid)
+{
+    SfsViews *views = mount->views;
+    View *view;
+
+    g_mutex_lock(&views->lock);
+    view = find_locked(mount, nodeid);
+    if (view != NULL && --view->rec->opens == 0)
+        g_hash_table_remove(views->by_nodeid, &nodeid);
+    else
+        view = NULL;
+    g_mutex_unlock(&views->lock);
+    if (view != NULL)
+        destroy(mount, view);
+}
+
+SfsBacking *
+sfs_view_backing(SfsMount *mount, const SfsTarget *target)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&mount->views->lock);
+    View *view = find_locked(mount, target->nodeid);
+
+    return view != NULL ? sfs_backing_ref(view->backing) : NULL;
+}
+
+bool
+sfs_view_stat(SfsMount *mount, const SfsTarget *target, struct stat *st)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&mount->views->lock);
+    const View *view = find_locked(mount, target->nodeid);
+
+    if (view == NULL)
+        return false;
+    st->st_mode = S_IFREG | view->rec->mode;
+    st->st_uid = view->rec->uid;
+    st->st_gid = view->rec->gid;
+    return true;
+}
+
+void
+sfs_view_set(SfsMount *mount, const SfsTarget *target, const struct stat *st, unsigned what)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&mount->views->lock);
+    View *view = find_locked(mount, target->nodeid);
+
+    if (view == NULL)
+        return;
+    if (what & SFS_SET_MODE)
+        view->rec->mode = st->st_mode & 07777;
+    if (what & SFS_SET_UID)
+        view->rec->uid = st->st_uid;
+    if (what & SFS_SET_GID)
+        view->rec->gid = st->st_gid;
+}
