@@ -31,12 +31,14 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define MAP_OFFSET ((off_t)1 << 62)
+#define MAP_OFFSET SFS_COW_SIZE_MAX
 
 typedef struct {
     SfsBacking base_class;
     SfsStore *store;
     SfsBacking *base; /* NULL: zeros */
+    SfsRegistry *registry;
+    uint32_t slot; /* of the record */
     SfsViewRec *rec;
 
     GMutex lock;           /* protects all below, and the record's sizes and times */
@@ -342,28 +344,50 @@ cow_truncate(SfsBacking *backing, off_t size)
     return 0;
 }
 
-/* Makes whole pages read as zeros without holding memory. */
+/* Where the base shows data within [from, end), from the first of it on: [*from, *to). False:
+ * nowhere. Not locked. */
+static bool
+next_shown(CowBacking *self, off_t *from, off_t end, off_t *to)
+{
+    off_t limit = MIN(end, (off_t)atomic_load(&self->rec->base_limit));
+
+    if (self->base == NULL || *from >= limit)
+        return false;
+    *from = self->base->ops->seek(self->base, *from, SEEK_DATA);
+    if (*from < 0 || *from >= limit)
+        return false;
+    *to = self->base->ops->seek(self->base, *from, SEEK_HOLE);
+    if (*to < 0 || *to > limit)
+        *to = limit;
+    return true;
+}
+
+/* Makes whole pages read as zeros without holding memory. Only where the base would show data must
+ * the map say otherwise: a hole of the overlay reads as zeros whether the map has it or not. So
+ * neither time nor memory depends on how large a hole is. */
 static int
 punch_pages(CowBacking *self, uint64_t first, uint64_t end)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
-    uint64_t shown = pages_covering((off_t)self->rec->base_limit);
-    uint64_t hide_end = MIN(end, MAX(shown, first));
-    int r = need_overlay(self);
+    off_t from = start_of(first), to;
+    int r;
 
-    if (r == 0)
-        r = sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                    start_of(first), start_of(end - first));
-    if (r < 0)
-        return r;
-    /* Only where the base would show must the map say otherwise. */
-    make_private(self, first, hide_end);
-    if (hide_end < end) {
-        sfs_page_map_remove(self->map, hide_end, end);
-        keep_map(self, hide_end, end);
+    while (next_shown(self, &from, start_of(end), &to)) {
+        g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+
+        r = need_overlay(self);
+        if (r < 0)
+            return r;
+        make_private(self, page_of(from), MIN(pages_covering(to), end));
+        from = start_of(pages_covering(to));
     }
+    g_mutex_lock(&self->lock);
+    r = self->overlay == NULL
+            ? 0
+            : sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                      start_of(first), start_of(end - first));
     modified(self);
-    return 0;
+    g_mutex_unlock(&self->lock);
+    return r;
 }
 
 static int
@@ -441,7 +465,7 @@ extent(CowBacking *self, bool is_private, uint64_t limit, off_t at, off_t end, b
             *data = false;
             return end;
         }
-        end = MIN(end, (off_t)limit);
+        end = MIN(end, start_of(pages_covering((off_t)limit)));
     }
     next = is_private ? lseek(sfs_store_file_fd(self->overlay), at, SEEK_DATA)
                       : self->base->ops->seek(self->base, at, SEEK_DATA);
@@ -544,6 +568,7 @@ cow_free(SfsBacking *backing)
 
     if (self->overlay != NULL)
         sfs_store_file_free(self->overlay);
+    sfs_registry_release(self->registry, SFS_TABLE_VIEWS, self->slot);
     sfs_backing_unref(self->base);
     sfs_page_map_free(self->map);
     g_mutex_clear(&self->lock);
@@ -566,7 +591,7 @@ static const SfsBackingOps cow_ops = {
 };
 
 SfsBacking *
-sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsViewRec *rec)
+sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry, uint32_t slot)
 {
     CowBacking *self = g_new0(CowBacking, 1);
 
@@ -574,7 +599,9 @@ sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsViewRec *rec)
     g_mutex_init(&self->lock);
     self->store = store;
     self->base = sfs_backing_ref(base);
-    self->rec = rec;
+    self->registry = registry;
+    self->slot = slot;
+    self->rec = sfs_registry_get(registry, SFS_TABLE_VIEWS, slot);
     self->map = sfs_page_map_new();
     self->locks = -1;
     return &self->base_class;

@@ -113,11 +113,15 @@ int sfs_backing_page_new(SfsStore *store, SfsBacking **backing, uint32_t *fd_slo
 SfsBacking *sfs_backing_file_new(int fd);
 
 /*
- * A private view of @base (a reference is taken; NULL: nothing but zeros), which shows @size bytes
- * of it. @rec is the view's record: its size, base_limit, fd_slot and times are kept there by this
- * backing from now on. Cannot fail: nothing is allocated in the store before the first write.
+ * A private view of @base (a reference is taken; NULL: nothing but zeros). Of the view's record, at
+ * @slot of the registry, it keeps size, base_limit, fd_slot and times from now on; they are to be
+ * set to how it starts, the size to at most SFS_COW_SIZE_MAX. The record is released with the
+ * backing, because whoever still works on that works on the record. Cannot fail: nothing is
+ * allocated in the store before the first write.
  */
-SfsBacking *sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsViewRec *rec);
+#define SFS_COW_SIZE_MAX ((off_t)1 << 62)
+SfsBacking *sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry,
+                                uint32_t slot);
 
 /* Bytes of the view that are private, in whole pages. */
 uint64_t sfs_backing_cow_private(SfsBacking *backing);

@@ -10,11 +10,21 @@
 #include "util.h"
 
 #include <linux/capability.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/fsuid.h>
+#include <sys/vfs.h>
 #include <sys/syscall.h>
+
+/* Not in every linux/magic.h. */
+#ifndef CONFIGFS_MAGIC
+#define CONFIGFS_MAGIC 0x62656570
+#endif
+#ifndef FUSE_SUPER_MAGIC
+#define FUSE_SUPER_MAGIC 0x65735546
+#endif
 
 /* The kernel's NGROUPS_MAX. */
 #define GROUPS_MAX 65536
@@ -53,6 +63,17 @@ fs_id_is(const char *status, const char *key, unsigned id)
            ids[3] == id;
 }
 
+/* In a user namespace of its own anybody has all capabilities, and they mean nothing outside of it.
+ */
+static bool
+in_own_user_namespace(int proc)
+{
+    struct stat theirs, ours;
+
+    return fstatat(proc, "ns/user", &theirs, 0) == 0 && stat("/proc/self/ns/user", &ours) == 0 &&
+           theirs.st_dev == ours.st_dev && theirs.st_ino == ours.st_ino;
+}
+
 /* Groups and capabilities of the caller, none where they cannot be had or are someone else's. */
 static void
 identify(const SfsCaller *caller, int proc, Identity *identity)
@@ -77,7 +98,7 @@ identify(const SfsCaller *caller, int proc, Identity *identity)
         text = end + strspn(end, " \t");
     }
     text = status_field(status, "\nCapEff:");
-    if (text != NULL)
+    if (text != NULL && caller->uid == 0 && in_own_user_namespace(proc))
         identity->effective = g_ascii_strtoull(text + strspn(text, " \t"), NULL, 16);
 }
 
@@ -166,6 +187,31 @@ open_resolved(int path_fd, bool *writable)
     return fd >= 0 ? fd : -errno;
 }
 
+/*
+ * File systems whose regular files are none that could back a section. Those of the kernel answer
+ * as suits whoever asks, which would be the daemon. What FUSE serves may wait for us, directly or
+ * by another mount that does, and so for itself.
+ */
+static bool
+can_back(int path_fd)
+{
+    static const unsigned long unfit[] = {
+        FUSE_SUPER_MAGIC,    PROC_SUPER_MAGIC, SYSFS_MAGIC,    CGROUP_SUPER_MAGIC,
+        CGROUP2_SUPER_MAGIC, DEBUGFS_MAGIC,    TRACEFS_MAGIC,  SECURITYFS_MAGIC,
+        SELINUX_MAGIC,       BPF_FS_MAGIC,     NSFS_MAGIC,     PSTOREFS_MAGIC,
+        EFIVARFS_MAGIC,      BINFMTFS_MAGIC,   CONFIGFS_MAGIC,
+    };
+    struct statfs fs;
+
+    if (fstatfs(path_fd, &fs) != 0)
+        return false;
+    for (size_t i = 0; i < G_N_ELEMENTS(unfit); i++) {
+        if ((unsigned long)fs.f_type == unfit[i])
+            return false;
+    }
+    return true;
+}
+
 static int
 check_target(int path_fd, dev_t own_dev)
 {
@@ -175,7 +221,7 @@ check_target(int path_fd, dev_t own_dev)
         return -errno;
     if (st.st_dev == own_dev)
         return -ELOOP;
-    return S_ISREG(st.st_mode) ? 0 : -ENODEV;
+    return S_ISREG(st.st_mode) && can_back(path_fd) ? 0 : -ENODEV;
 }
 
 int

@@ -6,7 +6,9 @@
  * user, group, supplementary groups and capabilities, so that the daemon cannot be used to reach
  * what the client itself cannot. What /proc tells of the client is only believed where it is
  * consistent with what the kernel said in the request: a process that took over the number of a
- * dead client gets no groups and no other root from it.
+ * dead client gets no groups and no other root from it. Capabilities
+ * count only for root, and only in the daemon's own user namespace: in another anybody has all of
+ * them.
  */
 #pragma once
 
@@ -24,7 +26,8 @@ typedef struct {
  * the device @own_dev, this mount itself.
  *
  * The descriptor, or -EINVAL (not absolute), -ENOENT, -ENOTDIR, -EACCES, -ELOOP (on this mount, or
- * too many links), -ENODEV (not a regular file), -EPERM (the daemon may not take on this caller),
+ * too many links), -ENODEV (not a regular file, or on a file
+ * system of the kernel's own or of FUSE), -EPERM (the daemon may not take on this caller),
  * or what open(2) says. Blocks as open(2) may; it may ask this very mount while it resolves the
  * path, so it must not run on a thread that the mount needs for its answers.
  */

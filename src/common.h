@@ -68,11 +68,13 @@ typedef struct {
     char fuse_options[2048];       /* for the kernel mount: "allow_other,nosuid,…" */
     uint64_t size;                 /* bytes the store may hold, 0: no limit */
     uint64_t nr_sections;          /* files, directories, links together, 0: registry's own limit */
+    uint64_t text_limit;           /* bytes of attributes, long names, targets; 0: no limit */
     uint32_t root_mode;            /* permission bits of the root directory */
     uint32_t root_uid, root_gid;
     uint32_t drain_timeout; /* seconds that busy files may delay the end, 0: for ever */
     SfsPassthroughWish passthrough;
     bool foreground;
     bool debug;
+    bool no_atime;   /* reading leaves no trace */
     bool allow_root; /* nobody but root and who mounted it */
 } SfsConfig;

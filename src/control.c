@@ -1,20 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Plain attributes are kept as one chain of text a node: for each, a header, the name, the value. A
- * change builds a new chain and puts it in the old one's place by one atomic store.
- */
 #include "control.h"
 
 #include "section.h"
-#include "util.h"
+#include "xattr.h"
 
 #include <string.h>
-#include <sys/xattr.h>
 
 #define PREFIX "user.section."
-
-/* All plain attributes of one node together, in bytes. */
-#define PLAIN_MAX ((size_t)256 << 10)
 
 /* --- keys ------------------------------------------------------------------------------------ */
 
@@ -146,132 +138,6 @@ sfs_control_describe(SfsMount *mount, const SfsTarget *target, GString *text)
     }
 }
 
-/* --- plain attributes ------------------------------------------------------------------------ */
-
-typedef struct {
-    uint32_t name_length;
-    uint32_t value_length;
-} PlainHeader;
-
-/* What is stored of a node, all of it; to be read with next_plain(). */
-static char *
-load_plain(SfsMount *mount, const SfsTarget *target, size_t *size)
-{
-    char *all;
-
-    sfs_node_lock(mount->nodes, target->slot);
-    all = sfs_registry_load_text(mount->registry, atomic_load(&target->rec->xattrs), size);
-    sfs_node_unlock(mount->nodes, target->slot);
-    return all;
-}
-
-typedef struct {
-    const char *name; /* not NUL-terminated */
-    const char *value;
-    PlainHeader header;
-} Plain;
-
-/* Steps through them: false at the end. *@at starts at 0. */
-static bool
-next_plain(const char *all, size_t size, size_t *at, Plain *plain)
-{
-    if (size - *at < sizeof(PlainHeader))
-        return false;
-    memcpy(&plain->header, all + *at, sizeof(PlainHeader));
-    plain->name = all + *at + sizeof(PlainHeader);
-    plain->value = plain->name + plain->header.name_length;
-    *at += sizeof(PlainHeader) + plain->header.name_length + plain->header.value_length;
-    return true;
-}
-
-static bool
-is_named(const Plain *plain, const char *name)
-{
-    return plain->header.name_length == strlen(name) &&
-           memcmp(plain->name, name, plain->header.name_length) == 0;
-}
-
-static int
-get_plain(SfsMount *mount, const SfsTarget *target, const char *name, GString **value)
-{
-    size_t size, at = 0;
-    g_autofree char *all = load_plain(mount, target, &size);
-    Plain plain;
-
-    while (next_plain(all, size, &at, &plain)) {
-        if (is_named(&plain, name)) {
-            *value = g_string_new_len(plain.value, plain.header.value_length);
-            return 0;
-        }
-    }
-    return -ENODATA;
-}
-
-static void
-append_plain(GString *all, const char *name, const void *value, size_t size)
-{
-    PlainHeader header = {(uint32_t)strlen(name), (uint32_t)size};
-
-    g_string_append_len(all, (const char *)&header, sizeof header);
-    g_string_append_len(all, name, header.name_length);
-    g_string_append_len(all, value, (gssize)size);
-}
-
-/* Sets, or with @value NULL removes. */
-static int
-change_plain(SfsMount *mount, const SfsTarget *target, const char *name, const void *value,
-             size_t value_size, int flags)
-{
-    g_autoptr(GString) new = g_string_new(NULL);
-    g_autofree char *all = NULL;
-    SfsNodeRec *rec = target->rec;
-    uint32_t old, chain;
-    size_t size, at = 0;
-    bool found = false;
-    Plain plain;
-    int r = 0;
-
-    sfs_node_lock(mount->nodes, target->slot);
-    old = atomic_load(&rec->xattrs);
-    all = sfs_registry_load_text(mount->registry, old, &size);
-    for (size_t start = 0; next_plain(all, size, &at, &plain); start = at) {
-        if (is_named(&plain, name))
-            found = true;
-        else
-            g_string_append_len(new, all + start, (gssize)(at - start));
-    }
-    if (value != NULL)
-        append_plain(new, name, value, value_size);
-    if (found && (flags & XATTR_CREATE))
-        r = -EEXIST;
-    else if (!found && (value == NULL || (flags & XATTR_REPLACE)))
-        r = -ENODATA;
-    else if (new->len > PLAIN_MAX)
-        r = -ENOSPC;
-    if (r == 0) {
-        chain = sfs_registry_store_text(mount->registry, new->str, new->len);
-        if (chain == SFS_NO_SLOT && new->len > 0) {
-            r = -ENOSPC;
-        } else {
-            atomic_store(&rec->xattrs, chain);
-            sfs_registry_free_text(mount->registry, old);
-            sfs_time_set(&rec->ctime, sfs_now());
-        }
-    }
-    sfs_node_unlock(mount->nodes, target->slot);
-    return r;
-}
-
-/* Which namespaces are stored. POSIX ACLs ("system.") would have to be interpreted. */
-static int
-check_namespace(const char *name)
-{
-    return g_str_has_prefix(name, "user.") || g_str_has_prefix(name, "trusted.") ||
-                   g_str_has_prefix(name, "security.")
-               ? 0
-               : -EOPNOTSUPP;
-}
-
 /* --- the calls ------------------------------------------------------------------------------- */
 
 int
@@ -279,7 +145,6 @@ sfs_control_get(SfsMount *mount, const SfsTarget *target, const char *name, GStr
 {
     bool is_ours;
     const Key *key = find_key(name, &is_ours);
-    int r;
 
     if (target->class == SFS_CLASS_STATS)
         return -ENODATA;
@@ -291,17 +156,13 @@ sfs_control_get(SfsMount *mount, const SfsTarget *target, const char *name, GStr
         *value = g_steal_pointer(&text);
         return 0;
     }
-    r = check_namespace(name);
-    return r < 0 ? r : get_plain(mount, target, name, value);
+    return sfs_xattr_get(mount, target, name, value);
 }
 
 GString *
-sfs_control_list(SfsMount *mount, const SfsTarget *target)
+sfs_control_list(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller)
 {
     GString *list = g_string_new(NULL);
-    g_autofree char *all = NULL;
-    size_t size, at = 0;
-    Plain plain;
 
     if (target->class == SFS_CLASS_STATS)
         return list;
@@ -313,11 +174,7 @@ sfs_control_list(SfsMount *mount, const SfsTarget *target)
             g_string_append_c(list, '\0');
         }
     }
-    all = load_plain(mount, target, &size);
-    while (next_plain(all, size, &at, &plain)) {
-        g_string_append_len(list, plain.name, plain.header.name_length);
-        g_string_append_c(list, '\0');
-    }
+    sfs_xattr_list(mount, target, caller->uid == 0, list);
     return list;
 }
 
@@ -328,13 +185,11 @@ sfs_control_set(SfsMount *mount, const SfsTarget *target, const SfsCaller *calle
     bool is_ours;
     const Key *key = find_key(name, &is_ours);
     g_autofree char *text = NULL;
-    int r;
 
     if (target->class != SFS_CLASS_NODE)
         return -EROFS;
     if (!is_ours) {
-        r = check_namespace(name);
-        return r < 0 ? r : change_plain(mount, target, name, value, size, flags);
+        return sfs_xattr_set(mount, target, name, value, size, flags);
     }
     if (key == NULL || !sfs_target_is_section(target))
         return -EINVAL;
@@ -351,13 +206,11 @@ int
 sfs_control_remove(SfsMount *mount, const SfsTarget *target, const char *name)
 {
     bool is_ours;
-    int r;
 
     find_key(name, &is_ours);
     if (target->class != SFS_CLASS_NODE)
         return -EROFS;
     if (is_ours)
         return -EPERM;
-    r = check_namespace(name);
-    return r < 0 ? r : change_plain(mount, target, name, NULL, 0, 0);
+    return sfs_xattr_remove(mount, target, name);
 }

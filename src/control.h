@@ -24,7 +24,7 @@ int sfs_control_set(SfsMount *mount, const SfsTarget *target, const SfsCaller *c
 int sfs_control_remove(SfsMount *mount, const SfsTarget *target, const char *name);
 
 /* All names, each with its NUL, as listxattr(2) gives them. */
-GString *sfs_control_list(SfsMount *mount, const SfsTarget *target);
+GString *sfs_control_list(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller);
 
 /* Appends "key: value" lines of all keys that have a value. */
 void sfs_control_describe(SfsMount *mount, const SfsTarget *target, GString *text);

@@ -31,7 +31,11 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
+
+/* Descriptors of the keeper that the worker has not. */
+#define SPARE_DESCRIPTORS 32
 
 typedef struct {
     SfsConfig *config;
@@ -39,8 +43,9 @@ typedef struct {
     SfsRegistryHeader *header;
     struct fuse_session *session; /* only for mounting */
     int signals;
-    int null; /* /dev/null */
-    int link; /* our end of the worker's socket */
+    int null;  /* /dev/null */
+    int abort; /* writing to it ends the connection, -1 where that cannot be had */
+    int link;  /* our end of the worker's socket */
     pid_t worker;
     pid_t detacher;    /* the child that takes the mount off, or 0 */
     int worker_status; /* of waitpid(2), once worker is 0 */
@@ -119,12 +124,18 @@ drop(Keeper *keeper, uint32_t slot)
 static void
 exec_worker(const Keeper *keeper)
 {
+    struct rlimit limit;
     char *argv[] = {(char *)"sectionfs", (char *)"--worker", keeper->config->mountpoint, NULL};
     sigset_t none;
 
     /* In the background it has no business with the terminal, and must not keep it open. */
     for (int fd = 0; !keeper->config->foreground && fd <= 2; fd++)
         dup2(keeper->null, fd);
+    /* What it can open, we must be able to keep: it reaches the limit first. */
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur > 4 * SPARE_DESCRIPTORS) {
+        limit.rlim_cur -= SPARE_DESCRIPTORS;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     execv("/proc/self/exe", argv);
@@ -150,9 +161,19 @@ start_worker(Keeper *keeper, GError **error)
     return TRUE;
 }
 
+/* Fails all requests under way, those of the worker's own threads as well: one that waits for an
+ * answer of this very connection could not even be killed. */
+static void
+abort_connection(Keeper *keeper)
+{
+    if (keeper->abort >= 0 && write(keeper->abort, "1", 1) < 0)
+        g_debug("the connection is gone already");
+}
+
 static void
 kill_worker(Keeper *keeper)
 {
+    abort_connection(keeper);
     if (keeper->worker > 0) {
         keeper->killed = true;
         kill(keeper->worker, SIGKILL);
@@ -297,6 +318,7 @@ clean_up(Keeper *keeper)
 {
     /* Without the connection nobody has to be waited for any more, and a mount that is still there
      * is dead. */
+    abort_connection(keeper);
     close(SFS_FD_DEVICE);
     if (keeper->session != NULL)
         fuse_session_destroy(keeper->session);
@@ -304,6 +326,7 @@ clean_up(Keeper *keeper)
         ;
     if (keeper->header != NULL)
         sfs_mountpoint_detach_dead(keeper->config->mountpoint, (dev_t)keeper->header->mount_dev);
+    sfs_fd_clear(&keeper->abort);
     sfs_fd_clear(&keeper->null);
     sfs_fd_clear(&keeper->signals);
     sfs_fd_clear(&keeper->link);
@@ -367,6 +390,9 @@ mount_it(Keeper *keeper, GError **error)
              said[0] != '\0' ? g_strchomp(said) : sfs_log_last_fuse_error());
     dup2(fuse_session_fd(keeper->session), SFS_FD_DEVICE);
     keeper->header->mount_dev = sfs_mountpoint_device(keeper->config->mountpoint);
+    g_snprintf(said, sizeof said, "/sys/fs/fuse/connections/%u/abort",
+               minor((dev_t)keeper->header->mount_dev));
+    keeper->abort = open(said, O_WRONLY | O_CLOEXEC);
     return TRUE;
 }
 
@@ -426,8 +452,12 @@ conclude(Keeper *keeper, GError **error)
 gboolean
 sfs_keeper_run(SfsConfig *config, int keep_fd, SfsReadyFunc ready, void *data, GError **error)
 {
-    Keeper keeper = {
-        .config = config, .signals = -1, .link = -1, .ready = ready, .ready_data = data};
+    Keeper keeper = {.config = config,
+                     .abort = -1,
+                     .signals = -1,
+                     .link = -1,
+                     .ready = ready,
+                     .ready_data = data};
     gboolean ok;
 
     keeper.null = clear_descriptors(keep_fd);

@@ -92,20 +92,22 @@ unref_owner(gpointer data)
 }
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Owner, unref_owner)
 
-/* A new open file description on the file that the backing's locks are on. */
+/* A new open file description on the file that the backing's locks are on, to read and write it as
+ * the backing may. -EAGAIN where somebody's lease is in the way, for which nobody here waits. */
 static int
 open_description(SfsHandle *handle)
 {
     int fd = handle->backing != NULL ? handle->backing->ops->lock_fd(handle->backing) : -EINVAL;
     char path[32];
-    int new;
+    int access, new;
 
     if (fd < 0)
         return fd;
+    access = fcntl(fd, F_GETFL) & O_ACCMODE;
     g_snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    new = open(path, O_RDWR | O_CLOEXEC);
-    if (new < 0 && errno != EMFILE && errno != ENFILE)
-        new = open(path, O_RDONLY | O_CLOEXEC);
+    new = open(path, access | O_CLOEXEC | O_NONBLOCK);
+    if (new < 0 && access != O_RDONLY && errno != EMFILE &&errno != ENFILE)
+        new = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     return new >= 0 ? new : errno == EMFILE || errno == ENFILE ? -ENOLCK : -errno;
 }
 
@@ -271,13 +273,22 @@ sfs_lock_set(SfsMount *mount, SfsHandle *handle, uint64_t id, const struct flock
 static int
 need_flock_fd(SfsLocks *locks, SfsHandle *handle)
 {
-    int fd;
+    int fd, made;
 
     g_mutex_lock(&locks->lock);
-    if (handle->flock_fd < 0)
-        handle->flock_fd = open_description(handle);
     fd = handle->flock_fd;
     g_mutex_unlock(&locks->lock);
+    if (fd >= 0)
+        return fd;
+    made = open_description(handle);
+    if (made < 0)
+        return made;
+    g_mutex_lock(&locks->lock);
+    if (handle->flock_fd < 0)
+        handle->flock_fd = sfs_fd_steal(&made);
+    fd = handle->flock_fd;
+    g_mutex_unlock(&locks->lock);
+    sfs_fd_clear(&made); /* another thread was faster */
     return fd;
 }
 
@@ -476,6 +487,12 @@ sfs_locks_new(void)
     locks->owners = g_hash_table_new_full(hash_owner, equal_owners, unref_owner, NULL);
     locks->wakers = g_thread_pool_new(wake, NULL, 2, FALSE, NULL);
     return locks;
+}
+
+bool
+sfs_locks_idle(SfsLocks *locks)
+{
+    return atomic_load(&locks->waiters) == 0;
 }
 
 void

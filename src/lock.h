@@ -28,7 +28,8 @@
 #define SFS_LOCK_WAITERS_MAX 1024
 
 SfsLocks *sfs_locks_new(void);
-/* Nobody waits any more: the connection has ended. */
+/* Whether nobody waits; and: nobody does. */
+bool sfs_locks_idle(SfsLocks *locks);
 void sfs_locks_free(SfsLocks *locks);
 
 /* Finds who is in the way of @lock: it is overwritten by that lock, or its l_type by F_UNLCK. */

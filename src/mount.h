@@ -27,5 +27,6 @@ typedef struct {
     SfsViews *views;
     SfsLocks *locks;
     struct fuse_session *session;
-    GThreadPool *waiters; /* for what may have to wait on the mount itself, see ops.c */
+    /* For what may have to wait on the mount itself, see ops.c. */
+    GThreadPool *path_waiters, *view_waiters;
 } SfsMount;

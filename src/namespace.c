@@ -6,6 +6,7 @@
 #define DIRENT_SIZE 20
 
 #include <stdio.h>
+#include <sys/random.h>
 #include <string.h>
 #include <sys/sysmacros.h>
 
@@ -31,15 +32,41 @@ struct SfsNamespace {
 
 /* --- the index ------------------------------------------------------------------------------- */
 
+/* Names are chosen by clients: a secret keeps them from choosing such as fall together. The name is
+ * taken as a polynomial over the prime 2^61-1, at a point that nobody knows: two names of n bytes
+ * fall together in n of 2^61 cases. */
+static uint64_t hash_secret;
+
+#define PRIME (((uint64_t)1 << 61) - 1)
+
+static uint64_t
+multiply(uint64_t a, uint64_t b)
+{
+    unsigned __int128 product = (unsigned __int128)a * b;
+    uint64_t sum = (uint64_t)(product & PRIME) + (uint64_t)(product >> 61);
+
+    return sum >= PRIME ? sum - PRIME : sum;
+}
+
+static void
+choose_secret(void)
+{
+    while (hash_secret < 256) {
+        if (getrandom(&hash_secret, sizeof hash_secret, 0) != sizeof hash_secret)
+            hash_secret = (uint64_t)g_random_int() << 32 | g_random_int();
+        hash_secret %= PRIME;
+    }
+}
+
 static guint
 hash_entry(gconstpointer key)
 {
     const Entry *entry = key;
-    guint hash = 5381 + entry->parent * 2654435761u;
+    uint64_t hash = entry->parent + 1;
 
     for (uint32_t i = 0; i < entry->length; i++)
-        hash = hash * 33 + (guchar)entry->name[i];
-    return hash;
+        hash = multiply(hash, hash_secret) + (guchar)entry->name[i];
+    return (guint)(multiply(hash, hash_secret) >> 16);
 }
 
 static gboolean
@@ -139,6 +166,7 @@ sfs_namespace_new(SfsRegistry *registry, SfsNodes *nodes, uint64_t nr_sections)
     names->nodes = nodes;
     names->nr_sections = nr_sections;
     g_rw_lock_init(&names->lock);
+    choose_secret();
     names->by_name = g_hash_table_new_full(hash_entry, equal_entries, free_entry, NULL);
     names->dirs = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_tree_unref);
     for (uint32_t slot = 0; slot < sfs_registry_bound(registry, SFS_TABLE_NODES); slot++) {
@@ -238,9 +266,9 @@ sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset, S
     if (offset < 1)
         more = each(".", dir, 1, data);
     if (more && offset < 2) {
-        g_auto(SfsTarget) parent = {0};
+        SfsTarget parent;
 
-        sfs_node_target(names->nodes, dir->rec->parent, dir->class, &parent);
+        sfs_node_peek(names->nodes, dir->rec->parent, dir->class, &parent);
         more = each("..", &parent, 2, data);
     }
     tree = entries_of(names, dir->slot);
@@ -249,10 +277,10 @@ sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset, S
 
         for (; more && at != NULL; at = g_tree_node_next(at)) {
             const Entry *entry = g_tree_node_value(at);
-            g_auto(SfsTarget) child = {0};
+            SfsTarget child;
             g_autofree char *name = g_strndup(entry->name, entry->length);
 
-            sfs_node_target(names->nodes, entry->rec->node, dir->class, &child);
+            sfs_node_peek(names->nodes, entry->rec->node, dir->class, &child);
             more = each(name, &child, entry->rec->cookie, data);
         }
     }
@@ -264,10 +292,10 @@ sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset, S
 
 /* A prepared entry; NULL: no room. */
 static SfsDirentRec *
-prepare_entry(SfsNamespace *names, uint32_t dir, const char *name, uint32_t target, uint32_t *slot)
+prepare_entry(SfsNamespace *names, uint32_t dir, const char *name, size_t length, uint32_t target,
+              uint32_t *slot)
 {
     SfsDirentRec *rec = sfs_registry_alloc(names->registry, SFS_TABLE_DIRENTS, slot);
-    size_t length = strlen(name);
 
     if (rec == NULL)
         return NULL;
@@ -378,7 +406,7 @@ sfs_namespace_create(SfsNamespace *names, const SfsTarget *dir, const char *name
         r = new_node(names, dir, spec, child);
     if (r < 0)
         goto out;
-    entry = prepare_entry(names, dir->slot, name, child->slot, &slot);
+    entry = prepare_entry(names, dir->slot, name, strlen(name), child->slot, &slot);
     if (entry == NULL) {
         sfs_node_abandon(names->nodes, child->slot);
         r = -ENOSPC;
@@ -429,7 +457,7 @@ sfs_namespace_link(SfsNamespace *names, const SfsTarget *target, const SfsTarget
         r = -EMLINK;
     if (r < 0)
         goto out;
-    entry = prepare_entry(names, dir->slot, name, target->slot, &slot);
+    entry = prepare_entry(names, dir->slot, name, strlen(name), target->slot, &slot);
     if (entry == NULL) {
         r = -ENOSPC;
         goto out;
@@ -545,10 +573,10 @@ exchange(SfsNamespace *names, Entry *a, Entry *b)
     SfsDirentRec *new_a, *new_b;
     uint32_t a_slot, b_slot;
 
-    new_a = prepare_entry(names, a_dir, a->name, b_node, &a_slot);
+    new_a = prepare_entry(names, a_dir, a->name, a->length, b_node, &a_slot);
     if (new_a == NULL)
         return -ENOSPC;
-    new_b = prepare_entry(names, b_dir, b->name, a_node, &b_slot);
+    new_b = prepare_entry(names, b_dir, b->name, b->length, a_node, &b_slot);
     if (new_b == NULL) {
         uint32_t long_name = new_a->long_name;
 
@@ -580,7 +608,7 @@ move(SfsNamespace *names, Entry *from, const SfsTarget *new_dir, const char *new
     SfsChange changes[3];
     uint32_t slot;
 
-    rec = prepare_entry(names, new_dir->slot, new_name, moving, &slot);
+    rec = prepare_entry(names, new_dir->slot, new_name, strlen(new_name), moving, &slot);
     if (rec == NULL)
         return -ENOSPC;
     changes[0] = (SfsChange){SFS_TABLE_DIRENTS, slot, SFS_LIVE};

@@ -106,19 +106,26 @@ sfs_node_resolve(SfsNodes *nodes, uint64_t nodeid, SfsTarget *target)
 }
 
 void
-sfs_node_target(SfsNodes *nodes, uint32_t slot, SfsClass class, SfsTarget *target)
+sfs_node_peek(SfsNodes *nodes, uint32_t slot, SfsClass class, SfsTarget *target)
 {
     SfsNodeRec *rec = record(nodes, slot);
-    uint64_t serial = rec->nodeid_serial;
 
-    if (class == SFS_CLASS_COW && S_ISREG(rec->mode))
-        serial = sfs_registry_next_serial(nodes->registry);
-    *target = (SfsTarget){
-        .class = class, .slot = slot, .nodeid = sfs_nodeid(class, slot, serial), .rec = rec};
-    if (class != SFS_CLASS_NODE) {
-        sfs_node_pin(nodes, slot);
-        target->nodes = nodes;
-    }
+    *target = (SfsTarget){.class = class,
+                          .slot = slot,
+                          .nodeid = sfs_nodeid(class, slot, rec->nodeid_serial),
+                          .rec = rec};
+}
+
+void
+sfs_node_target(SfsNodes *nodes, uint32_t slot, SfsClass class, SfsTarget *target)
+{
+    sfs_node_peek(nodes, slot, class, target);
+    if (class == SFS_CLASS_NODE)
+        return;
+    if (class == SFS_CLASS_COW && S_ISREG(target->rec->mode))
+        target->nodeid = sfs_nodeid(class, slot, sfs_registry_next_serial(nodes->registry));
+    sfs_node_pin(nodes, slot);
+    target->nodes = nodes;
 }
 
 void
@@ -148,10 +155,17 @@ sfs_node_new(SfsNodes *nodes, const SfsNodeSpec *spec, uint32_t *slot)
 {
     SfsNodeRec *rec = sfs_registry_alloc(nodes->registry, SFS_TABLE_NODES, slot);
 
+    uint64_t serial;
+
     if (rec == NULL)
         return NULL;
-    fill(rec, spec, sfs_registry_next_serial(nodes->registry));
+    serial = sfs_registry_next_serial(nodes->registry);
+    fill(rec, spec, serial);
     atomic_store(&rec->nlookup, 1);
+    if (serial > SFS_SERIAL_MASK) {
+        sfs_node_abandon(nodes, *slot); /* this mount has made 2^38 files */
+        return NULL;
+    }
     if (spec->link_target != NULL) {
         rec->size = strlen(spec->link_target);
         rec->text = sfs_registry_store_text(nodes->registry, spec->link_target, rec->size);
@@ -339,5 +353,19 @@ sfs_node_touch(SfsNodes *nodes, uint32_t slot, bool modified)
     sfs_time_set(&rec->ctime, sfs_now());
     if (modified)
         rec->mtime = rec->ctime;
+    sfs_node_unlock(nodes, slot);
+}
+
+void
+sfs_node_accessed(SfsNodes *nodes, uint32_t slot)
+{
+    SfsNodeRec *rec = record(nodes, slot);
+    struct timespec now = sfs_now(), atime, changed;
+
+    sfs_node_lock(nodes, slot);
+    atime = sfs_time_get(&rec->atime);
+    changed = sfs_time_max(sfs_time_get(&rec->mtime), sfs_time_get(&rec->ctime));
+    if (sfs_time_compare(atime, changed) <= 0 || now.tv_sec - atime.tv_sec >= 24 * 60 * 60)
+        sfs_time_set(&rec->atime, now);
     sfs_node_unlock(nodes, slot);
 }

@@ -5,11 +5,11 @@
  * when nobody can reach it any more.
  *
  * Identity. A nodeid, the kernel's handle on a file, is a class, a registry slot and a serial,
- * never a pointer. Serials are never given twice, so a nodeid never means another file than it did.
- * The class tells which of the trees it is seen through: as itself, or by .cow or .info. A
- * copy-on-write name gets a fresh serial each time it is looked up, which is what makes each open
- * of it private; it costs nothing until it is opened. The root directory is slot 0 with serial 1,
- * that is nodeid 1.
+ * never a pointer. Serials of files are never given twice, so a nodeid never means another file
+ * than it did. The class tells which of the trees it is seen through: as itself, or by .cow or
+ * .info. A copy-on-write name gets a fresh serial each time it is looked up, which is what makes
+ * each open of it private; it costs nothing until it is opened. The root directory is slot 0 with
+ * serial 1, that is nodeid 1.
  *
  * Life. A node is freed when it has no name (nlink), no reference of the kernel (nlookup), no
  * handle (opens) and no pin. Each of these counts is lowered, and all are looked at, under the lock
@@ -77,8 +77,12 @@ void sfs_nodes_free(SfsNodes *nodes);
 /* 0, or -ESTALE for a nodeid that means nothing (any more). */
 int sfs_node_resolve(SfsNodes *nodes, uint64_t nodeid, SfsTarget *target);
 
-/* The same for a node at hand, of which the caller knows that it lives. */
+/* The same for a node at hand, of which the caller knows that it lives. A copy-on-write name gets a
+ * fresh nodeid. */
 void sfs_node_target(SfsNodes *nodes, uint32_t slot, SfsClass class, SfsTarget *target);
+
+/* The same only to look at: no fresh nodeid. */
+void sfs_node_peek(SfsNodes *nodes, uint32_t slot, SfsClass class, SfsTarget *target);
 
 /* The inode number that users see: the serial of birth, distinct in each class. */
 static inline uint64_t
@@ -115,7 +119,7 @@ void sfs_node_abandon(SfsNodes *nodes, uint32_t slot);
 void sfs_node_make_root(SfsNodes *nodes, const SfsConfig *config);
 
 /* Counts a reference for the kernel, which sfs_node_forget() takes back. Only for what has a name,
- * with the namespace's lock held; nothing for classes whose nodeids cost nothing. */
+ * with the namespace's lock held; nothing for the other classes, whose nodeids cost nothing. */
 static inline void
 sfs_node_reference(const SfsTarget *target)
 {
@@ -147,6 +151,10 @@ SfsBacking *sfs_node_backing_locked(SfsNodes *nodes, uint32_t slot);
  * the record, its backing id withdrawn. */
 SfsBacking *sfs_node_set_backing(SfsNodes *nodes, uint32_t slot, SfsBacking *backing,
                                  uint32_t fd_slot);
+
+/* Sets atime to now if it is older than the last change, or than a day: as relatime has it. Not
+ * locked. */
+void sfs_node_accessed(SfsNodes *nodes, uint32_t slot);
 
 /* Sets ctime, and mtime as well with @modified, to now. Not locked. */
 void sfs_node_touch(SfsNodes *nodes, uint32_t slot, bool modified);

@@ -90,13 +90,15 @@ sfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     if (!sfs_op_resolve(req, ino, &target))
         return;
     if (target.class == SFS_CLASS_COW && sfs_section_may_be_dirty(&target))
-        g_thread_pool_push(sfs_op_mount(req)->waiters, g_memdup2(&opening, sizeof opening), NULL);
+        g_thread_pool_push(sfs_op_mount(req)->view_waiters, g_memdup2(&opening, sizeof opening),
+                           NULL);
     else
         open_and_reply(req, &target, fi);
 }
 
-/* Opens and replies a section that was just made; takes it back where that fails. */
-static void
+/* Opens and replies a section that was just made. False: that failed; the reference for the kernel,
+ * and the name, are for the caller to take back. */
+static bool
 reply_created(fuse_req_t req, const SfsTarget *child, struct fuse_file_info *fi)
 {
     SfsMount *mount = sfs_op_mount(req);
@@ -110,12 +112,12 @@ reply_created(fuse_req_t req, const SfsTarget *child, struct fuse_file_info *fi)
     if (r == 0) {
         r = sfs_op_fill_entry(req, child, &entry);
         if (r == 0 && fuse_reply_create(req, &entry, fi) == 0)
-            return;
+            return true;
         sfs_section_release(mount, handle);
     }
     if (r < 0)
         fuse_reply_err(req, -r);
-    sfs_op_forget(mount, child, 1);
+    return false;
 }
 
 void
@@ -123,6 +125,7 @@ sfs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
               struct fuse_file_info *fi)
 {
     const struct fuse_ctx *ctx = fuse_req_ctx(req);
+    SfsMount *mount = sfs_op_mount(req);
     SfsNodeSpec spec = {.mode = S_IFREG | (mode & 07777), .uid = ctx->uid, .gid = ctx->gid};
     g_auto(SfsTarget) dir = {0};
     g_auto(SfsTarget) child = {0};
@@ -130,17 +133,20 @@ sfs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 
     if (!sfs_op_resolve_for_change(req, parent, &dir))
         return;
-    r = sfs_namespace_create(sfs_op_mount(req)->names, &dir, name, &spec, &child);
-    if (r < 0)
+    r = sfs_namespace_create(mount->names, &dir, name, &spec, &child);
+    if (r < 0) {
         fuse_reply_err(req, -r);
-    else
-        reply_created(req, &child, fi);
+    } else if (!reply_created(req, &child, fi)) {
+        sfs_namespace_unlink(mount->names, &dir, name);
+        sfs_op_forget(mount, &child, 1);
+    }
 }
 
 void
 sfs_op_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, struct fuse_file_info *fi)
 {
     const struct fuse_ctx *ctx = fuse_req_ctx(req);
+    SfsMount *mount = sfs_op_mount(req);
     SfsNodeSpec spec = {.mode = S_IFREG | (mode & 07777), .uid = ctx->uid, .gid = ctx->gid};
     g_auto(SfsTarget) dir = {0};
     g_auto(SfsTarget) child = {0};
@@ -148,11 +154,11 @@ sfs_op_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, struct fuse_file_
 
     if (!sfs_op_resolve_for_change(req, parent, &dir))
         return;
-    r = sfs_namespace_create_unnamed(sfs_op_mount(req)->names, &dir, &spec, &child);
+    r = sfs_namespace_create_unnamed(mount->names, &dir, &spec, &child);
     if (r < 0)
         fuse_reply_err(req, -r);
-    else
-        reply_created(req, &child, fi);
+    else if (!reply_created(req, &child, fi))
+        sfs_op_forget(mount, &child, 1);
 }
 
 void
@@ -227,19 +233,27 @@ sfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fu
         fuse_reply_buf(req, buf, (size_t)n);
 }
 
+static void
+drop_set_ids(fuse_req_t req, fuse_ino_t ino)
+{
+    g_auto(SfsTarget) target = {0};
+
+    if (sfs_node_resolve(sfs_op_mount(req)->nodes, ino, &target) == 0)
+        sfs_section_drop_set_ids(sfs_op_mount(req), &target);
+}
+
 void
 sfs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t offset,
              struct fuse_file_info *fi)
 {
     SfsHandle *handle = sfs_op_need_handle(req, fi);
-    g_auto(SfsTarget) target = {0};
     unsigned how = 0;
     ssize_t n;
 
     if (handle == NULL)
         return;
-    if (fi->kill_suidgid && sfs_node_resolve(sfs_op_mount(req)->nodes, ino, &target) == 0)
-        sfs_section_drop_set_ids(sfs_op_mount(req), &target);
+    if (fi->kill_suidgid)
+        drop_set_ids(req, ino);
     if (fi->writepage)
         how = SFS_WRITE_BACK;
     else if (fi->flags & O_APPEND)
@@ -277,8 +291,12 @@ sfs_op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t l
 {
     SfsHandle *handle = sfs_op_need_handle(req, fi);
 
-    if (handle != NULL)
-        sfs_op_reply(req, sfs_section_allocate(sfs_op_mount(req), handle, mode, offset, length));
+    if (handle == NULL)
+        return;
+    /* Of these the kernel does not say whether who asks may leave the bits alone. */
+    if (fuse_req_ctx(req)->uid != 0)
+        drop_set_ids(req, ino);
+    sfs_op_reply(req, sfs_section_allocate(sfs_op_mount(req), handle, mode, offset, length));
 }
 
 void
@@ -310,6 +328,8 @@ sfs_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
     to = sfs_op_need_handle(req, fi_out);
     if (to == NULL)
         return;
+    if (fuse_req_ctx(req)->uid != 0)
+        drop_set_ids(req, ino_out);
     n = sfs_section_copy(sfs_op_mount(req), from, off_in, to, off_out, len);
     if (n < 0)
         fuse_reply_err(req, (int)-n);

@@ -109,6 +109,16 @@ sfs_op_fill_entry(fuse_req_t req, const SfsTarget *target, struct fuse_entry_par
     return sfs_section_stat(sfs_op_mount(req), target, NULL, &entry->attr);
 }
 
+/* Directories and links: the bytes of others keep their own time. */
+static void
+accessed(fuse_req_t req, const SfsTarget *target)
+{
+    SfsMount *mount = sfs_op_mount(req);
+
+    if (target->class == SFS_CLASS_NODE && !mount->header->config.no_atime)
+        sfs_node_accessed(mount->nodes, target->slot);
+}
+
 /* Takes back a reference that the kernel was to get. */
 void
 sfs_op_forget(SfsMount *mount, const SfsTarget *target, uint64_t n)
@@ -133,6 +143,7 @@ reply_target(fuse_req_t req, const SfsTarget *target)
     }
 }
 
+/* On a thread of one of the pools. */
 static void
 run_waiting(gpointer data, gpointer unused)
 {
@@ -240,6 +251,7 @@ op_readlink(fuse_req_t req, fuse_ino_t ino)
         return;
     }
     text = sfs_registry_load_text(sfs_op_mount(req)->registry, target.rec->text, NULL);
+    accessed(req, &target);
     fuse_reply_readlink(req, text);
 }
 
@@ -355,6 +367,8 @@ list_dir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, bool plus)
 
     if (!sfs_op_resolve(req, ino, &dir))
         return;
+    if (offset == 0)
+        accessed(req, &dir);
     r = sfs_namespace_list(sfs_op_mount(req)->names, &dir, (uint64_t)offset, add_entry, &list);
     if (r < 0)
         fuse_reply_err(req, -r);
@@ -553,12 +567,13 @@ op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 static void
 op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
+    SfsCaller caller = sfs_op_caller(req);
     g_auto(SfsTarget) target = {0};
     g_autoptr(GString) list = NULL;
 
     if (!sfs_op_resolve(req, ino, &target))
         return;
-    list = sfs_control_list(sfs_op_mount(req), &target);
+    list = sfs_control_list(sfs_op_mount(req), &target, &caller);
     reply_sized(req, list, size);
 }
 
@@ -610,7 +625,7 @@ op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
     copy = g_memdup2(&setting, sizeof setting);
     copy->name = g_strdup(name);
     copy->value = g_memdup2(value, size);
-    g_thread_pool_push(sfs_op_mount(req)->waiters, copy, NULL);
+    g_thread_pool_push(sfs_op_mount(req)->path_waiters, copy, NULL);
 }
 
 static void
@@ -674,11 +689,19 @@ sfs_ops(void)
 void
 sfs_ops_start(SfsMount *mount)
 {
-    mount->waiters = g_thread_pool_new(run_waiting, NULL, WAITER_THREADS, FALSE, NULL);
+    mount->path_waiters = g_thread_pool_new(run_waiting, NULL, WAITER_THREADS, FALSE, NULL);
+    mount->view_waiters = g_thread_pool_new(run_waiting, NULL, WAITER_THREADS, FALSE, NULL);
 }
 
-void
+bool
 sfs_ops_stop(SfsMount *mount)
 {
-    g_thread_pool_free(mount->waiters, FALSE, TRUE);
+    bool idle = g_thread_pool_get_num_threads(mount->path_waiters) == 0 &&
+                g_thread_pool_get_num_threads(mount->view_waiters) == 0;
+
+    if (idle) {
+        g_thread_pool_free(mount->path_waiters, TRUE, TRUE);
+        g_thread_pool_free(mount->view_waiters, TRUE, TRUE);
+    }
+    return idle;
 }

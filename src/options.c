@@ -16,9 +16,9 @@
 
 /* Options of the kernel and of FUSE that are handed on as they are. */
 static const char *const handed_on[] = {
-    "allow_other", "ro",         "rw",           "suid",      "nosuid",      "dev",
-    "nodev",       "exec",       "noexec",       "async",     "sync",        "dirsync",
-    "noatime",     "nodiratime", "auto_unmount", "symfollow", "nosymfollow",
+    "allow_other", "ro",           "rw",        "suid",        "nosuid", "dev",
+    "nodev",       "exec",         "noexec",    "async",       "sync",   "dirsync",
+    "nodiratime",  "auto_unmount", "symfollow", "nosymfollow",
 };
 
 /* Written into fstab for mount(8) and others, and of no meaning here. */
@@ -45,6 +45,13 @@ total_memory(void)
     return sysinfo(&info) == 0 ? (uint64_t)info.totalram * info.mem_unit : 0;
 }
 
+/* Whole pages, of which one is never given out; so never 0, which would mean no limit. */
+static uint64_t
+round_store_size(uint64_t size)
+{
+    return MAX(size & ~(uint64_t)(SFS_PAGE_SIZE - 1), (uint64_t)2 * SFS_PAGE_SIZE);
+}
+
 static gboolean
 parse_store_size(const char *value, uint64_t *size, GError **error)
 {
@@ -56,14 +63,13 @@ parse_store_size(const char *value, uint64_t *size, GError **error)
 
         if (sfs_parse_number(number, 10, 1000000, &percent) < 0)
             FAIL("option size=%s: not a whole number of percent of the memory", value);
-        /* Never 0 by rounding: that would mean no limit. */
-        *size = MAX(total_memory() / 100 * percent, SFS_PAGE_SIZE);
+        *size = round_store_size(total_memory() / 100 * percent);
         return TRUE;
     }
     if (sfs_parse_size(value, size) < 0)
         FAIL("option size=%s: not a size such as 1073741824, 512M or 50%% (0: no limit)", value);
     if (*size != 0)
-        *size = MAX(*size & ~(uint64_t)(SFS_PAGE_SIZE - 1), 2 * SFS_PAGE_SIZE);
+        *size = round_store_size(*size);
     return TRUE;
 }
 
@@ -117,6 +123,9 @@ parse_mount_option(const char *option, SfsConfig *config, GString *fuse_options,
             /* The kernel lets everybody in; libfuse, in the worker, refuses the others. */
             config->allow_root = true;
             hand_on(fuse_options, "allow_other");
+        } else if (strcmp(key, "noatime") == 0) {
+            config->no_atime = true;
+            hand_on(fuse_options, option);
         } else if (strcmp(key, "debug") == 0) {
             config->debug = true;
         } else if (is_among(key, handed_on, G_N_ELEMENTS(handed_on))) {
@@ -158,7 +167,7 @@ static gboolean
 parse_mount_options(char **lists, SfsConfig *config, GError **error)
 {
     g_autoptr(GString) fuse_options = g_string_new(NULL);
-    bool fsname = false;
+    bool fsname = false, allow_other = false;
 
     for (char **list = lists; list != NULL && *list != NULL; list++) {
         g_auto(GStrv) options = g_strsplit(*list, ",", -1);
@@ -169,13 +178,14 @@ parse_mount_options(char **lists, SfsConfig *config, GError **error)
             if (!parse_mount_option(*option, config, fuse_options, error))
                 return FALSE;
             fsname = fsname || g_str_has_prefix(*option, "fsname=");
+            allow_other = allow_other || g_str_has_prefix(*option, "allow_");
         }
     }
     hand_on(fuse_options, "default_permissions");
     if (!fsname)
         hand_on(fuse_options, "fsname=sectionfs");
     hand_on(fuse_options, "subtype=sectionfs");
-    if (geteuid() == 0 && strstr(fuse_options->str, "allow_other") == NULL)
+    if (geteuid() == 0 && !allow_other)
         hand_on(fuse_options, "allow_other");
     if (g_strlcpy(config->fuse_options, fuse_options->str, sizeof config->fuse_options) >=
         sizeof config->fuse_options)
@@ -211,6 +221,9 @@ set_defaults(SfsConfig *config)
     config->root_uid = geteuid();
     config->root_gid = getegid();
     config->drain_timeout = 10;
+    /* As tmpfs: one for every two pages of memory. */
+    config->nr_sections = CLAMP(total_memory() / SFS_PAGE_SIZE / 2, 1024, SFS_MAX_NODES);
+    config->text_limit = MAX(total_memory() / 64, (uint64_t)16 << 20);
     config->passthrough = SFS_PASSTHROUGH_AUTO;
 }
 
@@ -221,14 +234,14 @@ sfs_options_parse(int argc, char **argv, SfsConfig *config, SfsRun *run, GError 
     g_autofree char *ignored_text = NULL;
     g_auto(GStrv) lists = NULL;
     g_auto(GStrv) arguments = NULL;
-    g_auto(GStrv) copy = g_new0(char *, (gsize)argc + 1);
+    g_auto(GStrv) copy = g_new0(char *, 2 * (gsize)argc + 1);
     g_autoptr(GOptionContext) context = g_option_context_new("[SOURCE] MOUNTPOINT");
     const GOptionEntry entries[] = {
         {"foreground", 'f', 0, G_OPTION_ARG_NONE, &foreground,
          "Stay in the foreground, log to stderr", NULL},
         {"debug", 'd', 0, G_OPTION_ARG_NONE, &debug, "The same, and log every request and refusal",
          NULL},
-        {"options", 'o', 0, G_OPTION_ARG_STRING_ARRAY, &lists, "Mount options", "OPTION,..."},
+        {"options", 'o', 0, G_OPTION_ARG_FILENAME_ARRAY, &lists, "Mount options", "OPTION,..."},
         {"help", 'h', 0, G_OPTION_ARG_NONE, &help, "Show this text", NULL},
         {"version", 'V', 0, G_OPTION_ARG_NONE, &version, "Show the version", NULL},
         /* mount(8) gives these to its helpers. */
@@ -241,8 +254,14 @@ sfs_options_parse(int argc, char **argv, SfsConfig *config, SfsRun *run, GError 
     };
 
     set_defaults(config);
-    for (int i = 0; i < argc; i++)
-        copy[i] = g_strdup(argv[i]);
+    /* "-oOPT" is how mount(8)'s friends like to write it; GOption wants the two apart. */
+    for (int i = 0, n = 0; i < argc; i++) {
+        bool attached = i > 0 && argv[i][0] == '-' && argv[i][1] == 'o' && argv[i][2] != '\0';
+
+        if (attached)
+            copy[n++] = g_strdup("-o");
+        copy[n++] = g_strdup(attached ? argv[i] + 2 : argv[i]);
+    }
     g_option_context_set_help_enabled(context, FALSE);
     g_option_context_add_main_entries(context, entries, NULL);
     g_option_context_set_summary(

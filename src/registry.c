@@ -57,6 +57,7 @@ G_STATIC_ASSERT(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2);
 
 struct SfsRegistry {
     int fd;
+    bool borrowed; /* fd is somebody else's */
     char *base;
     size_t size;
     SfsRegistryHeader *header;
@@ -198,22 +199,22 @@ sfs_registry_open(int fd, GError **error)
     g_autoptr(SfsRegistry) registry = new_unmapped(fd);
     struct stat st;
 
+    registry->borrowed = true;
+
     if (fstat(fd, &st) != 0 || (size_t)st.st_size != lay_out(registry)) {
         g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
                     "the registry has another size than this worker's: it is of another version");
-        registry->fd = -1;
         return NULL;
     }
     if (!map(registry, error)) {
-        registry->fd = -1;
         return NULL;
     }
     if (registry->header->magic != MAGIC || registry->header->layout != SFS_REGISTRY_LAYOUT ||
         registry->header->header_size != sizeof *registry->header) {
         g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
-                    "the registry has layout %u, this worker knows layout %u",
-                    registry->header->layout, SFS_REGISTRY_LAYOUT);
-        registry->fd = -1;
+                    "the registry is of layout %u (header %u bytes), this worker knows %u (%zu)",
+                    registry->header->layout, registry->header->header_size, SFS_REGISTRY_LAYOUT,
+                    sizeof *registry->header);
         return NULL;
     }
     complete_commit(registry);
@@ -228,7 +229,8 @@ sfs_registry_free(SfsRegistry *registry)
         return;
     if (registry->base != NULL)
         munmap(registry->base, registry->size);
-    sfs_fd_clear(&registry->fd);
+    if (!registry->borrowed)
+        sfs_fd_clear(&registry->fd);
     for (int t = 0; t < SFS_N_TABLES; t++) {
         g_mutex_clear(&registry->lock[t]);
         g_array_unref(registry->free[t]);
@@ -374,6 +376,12 @@ sfs_registry_store_text(SfsRegistry *registry, const void *bytes, size_t length)
 {
     uint32_t next = SFS_NO_SLOT;
     size_t chunks = (length + CHUNK_BYTES - 1) / CHUNK_BYTES;
+
+    uint64_t limit = registry->header->config.text_limit;
+
+    if (limit != 0 &&
+        (sfs_registry_count(registry, SFS_TABLE_CHUNKS) + chunks) * sizeof(ChunkRec) > limit)
+        return SFS_NO_SLOT;
 
     /* From the last chunk to the first, so that each is complete when the one before names it. */
     while (chunks > 0) {

@@ -82,8 +82,8 @@ typedef struct {
     uint32_t uid, gid;
     uint32_t nlink;         /* derived */
     _Atomic uint32_t opens; /* derived: handles */
-    _Atomic uint32_t pins;  /* derived: views over it, operations through .cow or .info */
-    uint32_t parent;        /* directories: slot of the parent directory */
+    _Atomic uint32_t pins; /* derived: views over it, handles through .info or of a former nodeid */
+    uint32_t parent;       /* directories: slot of the parent directory */
     uint32_t rdev;
     uint32_t fd_slot;        /* descriptor of its bytes, SFS_NO_SLOT while it has none */
     int32_t backing_id;      /* of that descriptor in this connection, 0: none */

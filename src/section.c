@@ -14,6 +14,7 @@
 #include "store.h"
 #include "util.h"
 #include "view.h"
+#include "xattr.h"
 
 #include <string.h>
 #include <sys/mman.h>
@@ -210,18 +211,25 @@ sfs_section_stat(SfsMount *mount, const SfsTarget *target, const SfsHandle *hand
     return backing != NULL ? stat_bytes(backing, st) : 0;
 }
 
+/* What is left of permissions without the bits that a write or a new owner takes off. */
+static uint32_t
+without_set_ids(uint32_t mode)
+{
+    return mode & ~(uint32_t)(S_ISUID | (mode & S_IXGRP ? S_ISGID : 0));
+}
+
 void
 sfs_section_drop_set_ids(SfsMount *mount, const SfsTarget *target)
 {
     SfsNodeRec *rec = target->rec;
 
-    if (target->class != SFS_CLASS_NODE || S_ISDIR(rec->mode) || !(rec->mode & (S_ISUID | S_ISGID)))
-        return;
-    sfs_node_lock(mount->nodes, target->slot);
-    rec->mode &= ~(uint32_t)S_ISUID;
-    if (rec->mode & S_IXGRP)
-        rec->mode &= ~(uint32_t)S_ISGID;
-    sfs_node_unlock(mount->nodes, target->slot);
+    if (target->class == SFS_CLASS_NODE && sfs_xattr_has_capability(mount, target))
+        sfs_xattr_remove(mount, target, SFS_XATTR_CAPABILITY);
+    if (target->class == SFS_CLASS_NODE && !S_ISDIR(rec->mode) && rec->mode & (S_ISUID | S_ISGID)) {
+        sfs_node_lock(mount->nodes, target->slot);
+        rec->mode = without_set_ids(rec->mode);
+        sfs_node_unlock(mount->nodes, target->slot);
+    }
 }
 
 bool
@@ -246,8 +254,7 @@ sfs_section_attrs_stay(SfsMount *mount, const SfsTarget *target)
 }
 
 static void
-set_record(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, const struct stat *st,
-           unsigned what)
+set_record(SfsMount *mount, const SfsTarget *target, const struct stat *st, unsigned what)
 {
     SfsNodeRec *rec = target->rec;
 
@@ -260,9 +267,6 @@ set_record(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, co
         rec->gid = st->st_gid;
     sfs_time_set(&rec->ctime, sfs_now());
     sfs_node_unlock(mount->nodes, target->slot);
-    /* A new owner has not asked for it to run with his rights. */
-    if (what & (SFS_SET_UID | SFS_SET_GID) && !(what & SFS_SET_MODE))
-        sfs_section_drop_set_ids(mount, target);
 }
 
 /* As truncate(2): nothing keeps the backing of an empty section in its place meanwhile. */
@@ -381,11 +385,16 @@ sfs_section_set(SfsMount *mount, const SfsTarget *target, const SfsHandle *handl
         return -EROFS;
     if (what & SFS_SET_SIZE)
         r = set_size(mount, target, handle, caller, st->st_size);
-    if (r == 0 && what & (SFS_SET_MODE | SFS_SET_UID | SFS_SET_GID)) {
+    /* With nothing to set, the kernel wants the set-id bits off and the change noted: it does so
+     * for a chown(2) that names nobody, and for writes that it passes through. */
+    if (r == 0 && (what == 0 || what & (SFS_SET_MODE | SFS_SET_UID | SFS_SET_GID))) {
         if (target->class == SFS_CLASS_COW)
             sfs_view_set(mount, target, st, what);
         else
-            set_record(mount, target, caller, st, what);
+            set_record(mount, target, st, what);
+        /* A new owner has not asked for it to run with his rights. */
+        if (!(what & SFS_SET_MODE))
+            sfs_section_drop_set_ids(mount, target);
     }
     if (r == 0 && what & (SFS_SET_ATIME | SFS_SET_MTIME | SFS_SET_ATIME_NOW | SFS_SET_MTIME_NOW))
         r = set_times(mount, target, handle, caller, st, what);
@@ -407,14 +416,13 @@ drop_file_set_ids(SfsBacking *backing, const SfsCaller *caller)
         fchmod(fd, st.st_mode & 07777 & ~(mode_t)(S_ISUID | (st.st_mode & S_IXGRP ? S_ISGID : 0)));
 }
 
-/* How the I/O of a node that nobody has open is to be done. Node locked. */
+/* How the I/O of a node that nobody has open is to be done. Node locked. @privileged: who runs it
+ * gets rights from it, which a write has to take off; the kernel does not for writes that it passes
+ * through. */
 static SfsIoMode
-choose_io_mode(SfsMount *mount, SfsNodeRec *rec, SfsBacking *backing)
+choose_io_mode(SfsMount *mount, SfsNodeRec *rec, SfsBacking *backing, bool privileged)
 {
-    /* The kernel does not take set-id bits off for writes that it passes through. */
-    bool set_ids = rec->mode & (S_ISUID | S_ISGID);
-
-    if (mount->header->passthrough && !rec->no_passthrough && !set_ids) {
+    if (mount->header->passthrough && !rec->no_passthrough && !privileged) {
         int id = rec->backing_id;
 
         if (id == 0)
@@ -454,6 +462,7 @@ static int
 open_section(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpenReply *reply)
 {
     SfsNodeRec *rec = target->rec;
+    bool privileged = rec->mode & (S_ISUID | S_ISGID) || sfs_xattr_has_capability(mount, target);
     int r = lock_with_backing(mount, target, &handle->backing);
 
     if (r < 0)
@@ -467,7 +476,7 @@ open_section(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpe
     reply->forget_attrs = rec->attrs_out;
     rec->attrs_out = 0;
     if (rec->opens == 0)
-        rec->io_mode = (uint8_t)choose_io_mode(mount, rec, handle->backing);
+        rec->io_mode = (uint8_t)choose_io_mode(mount, rec, handle->backing, privileged);
     rec->opens++;
     reply->mode = rec->io_mode;
     reply->backing_id = rec->io_mode == SFS_IO_PASSTHROUGH ? rec->backing_id : 0;

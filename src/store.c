@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Accounting. `used` counts the bytes of counted files, page by page as fstat(2) reports them. A
- * write first charges the most it could allocate, writes, and then settles with what it did
- * allocate, under the lock of the file; so `used` is never less than the truth.
+ * write first charges what it will have to allocate, writes, and then settles with what it did
+ * allocate, under the lock of the file; so `used` is never less than the truth. Pages that were
+ * allocated ahead (fallocate) and not written yet look like holes to lseek(2), so they are noted.
  *
  * Where a tmpfs holds the page sections, a charge must come out of the tmpfs's free room: its size
  * is lowered by what is `reserved` for counted files. Lowering it below what it holds is refused by
@@ -16,6 +17,7 @@
 
 #include "keeper-link.h"
 #include "log.h"
+#include "page-map.h"
 #include "util.h"
 
 #include <linux/magic.h>
@@ -52,7 +54,8 @@ struct SfsStoreFile {
     uint32_t slot;
 
     GMutex lock;
-    uint64_t bytes; /* counted for this file; protected by lock */
+    uint64_t bytes;    /* counted for this file; protected by lock */
+    SfsPageMap *ahead; /* pages allocated ahead, NULL: none ever; protected by lock */
 };
 
 /* --- the private tmpfs ----------------------------------------------------------------------- */
@@ -145,6 +148,9 @@ charge(SfsStoreFile *file, uint64_t bytes, bool force)
     SfsStore *store = file->store;
     bool fits = true;
 
+    /* What needs no room is never refused, not even above the limit. */
+    if (bytes == 0)
+        return true;
     g_mutex_lock(&store->lock);
     if (store->tmpfs >= 0) {
         if (store->used + bytes > store->reserved)
@@ -193,27 +199,45 @@ settle(SfsStoreFile *file, uint64_t charged)
     file->bytes = now;
 }
 
-/* Bytes, in whole pages, that writing this range would have to allocate. */
+/* Pages of a hole, given in bytes, that were not allocated ahead. */
+static uint64_t
+pages_to_allocate(const SfsStoreFile *file, uint64_t from, uint64_t end)
+{
+    uint64_t page = from >> SFS_PAGE_SHIFT, stop = end >> SFS_PAGE_SHIFT, n = 0;
+
+    if (file->ahead == NULL)
+        return stop - page;
+    while (page < stop) {
+        bool ahead;
+        uint64_t next = sfs_page_map_run(file->ahead, page, stop, &ahead);
+
+        n += ahead ? 0 : next - page;
+        page = next;
+    }
+    return n;
+}
+
+/* Bytes, in whole pages, that writing this range would have to allocate. File locked. */
 static uint64_t
 missing(const SfsStoreFile *file, off_t offset, uint64_t length)
 {
     uint64_t end = sfs_page_round_up((uint64_t)offset + length);
     uint64_t at = (uint64_t)offset & ~(uint64_t)(SFS_PAGE_SIZE - 1);
-    uint64_t holes = 0;
+    uint64_t pages = 0;
 
     while (at < end) {
         off_t data = lseek(file->fd, (off_t)at, SEEK_DATA);
+        uint64_t hole_end = data < 0 ? end : MIN((uint64_t)data, end);
         off_t hole;
 
-        if (data < 0 || (uint64_t)data >= end)
-            return holes + (end - at);
-        holes += (uint64_t)data - at;
+        pages += pages_to_allocate(file, at, hole_end);
+        if (hole_end == end)
+            break;
         hole = lseek(file->fd, data, SEEK_HOLE);
-        if (hole < 0)
-            return holes + (end - (uint64_t)data);
-        at = (uint64_t)hole;
+        /* The end of the file counts as a hole, though its last page is there as a whole. */
+        at = hole < 0 ? end : sfs_page_round_up((uint64_t)hole);
     }
-    return holes;
+    return pages << SFS_PAGE_SHIFT;
 }
 
 void
@@ -247,6 +271,7 @@ reap(gpointer data, gpointer unused)
 
     close(file->fd);
     uncharge(file, bytes);
+    sfs_page_map_free(file->ahead);
     g_mutex_clear(&file->lock);
     g_free(file);
 }
@@ -324,18 +349,29 @@ sfs_store_file_slot(const SfsStoreFile *file)
     return file->slot;
 }
 
-/* How much of a write that does not fit as a whole does: whole pages up to what is free. */
+/* How much of a write that does not fit as a whole does: to the end of the last page for which
+ * there is room. File locked. */
 static size_t
 fitting(SfsStoreFile *file, size_t size, off_t offset)
 {
     SfsStoreUsage usage;
     uint64_t room, limit;
-    size_t in_page = (size_t)offset % SFS_PAGE_SIZE;
+    size_t fits = 0;
 
     sfs_store_usage(file->store, &usage);
     limit = effective_limit(file->store);
-    room = limit > usage.used ? (limit - usage.used) & ~(uint64_t)(SFS_PAGE_SIZE - 1) : 0;
-    return room > in_page ? MIN(size, (size_t)(room - in_page)) : 0;
+    room = limit > usage.used ? limit - usage.used : 0;
+    while (fits < size) {
+        size_t page_end = fits + SFS_PAGE_SIZE - (size_t)(offset + (off_t)fits) % SFS_PAGE_SIZE;
+        size_t next = MIN(page_end, size);
+        uint64_t needed = missing(file, offset + (off_t)fits, next - fits);
+
+        if (needed > room)
+            break;
+        room -= needed;
+        fits = next;
+    }
+    return fits;
 }
 
 ssize_t
@@ -351,15 +387,12 @@ sfs_store_file_write(SfsStoreFile *file, const void *buf, size_t size, off_t off
         return n < 0 ? -errno : n;
     }
     locker = g_mutex_locker_new(&file->lock);
-    charged = sfs_page_round_up(size + (uint64_t)offset % SFS_PAGE_SIZE);
-    if (!charge(file, charged, false)) {
+    charged = missing(file, offset, size);
+    if (!charge(file, charged, force)) {
+        size = fitting(file, size, offset);
         charged = missing(file, offset, size);
-        if (!charge(file, charged, force)) {
-            size = fitting(file, size, offset);
-            charged = missing(file, offset, size);
-            if (size == 0 || !charge(file, charged, false))
-                return -ENOSPC;
-        }
+        if (size == 0 || !charge(file, charged, false))
+            return -ENOSPC;
     }
     r = sfs_pwrite_full(file->fd, buf, size, offset);
     settle(file, charged);
@@ -373,9 +406,30 @@ sfs_store_file_truncate(SfsStoreFile *file, off_t size)
 
     if (ftruncate(file->fd, size) != 0)
         return -errno;
+    if (file->ahead != NULL)
+        sfs_page_map_remove(file->ahead, sfs_page_round_up((uint64_t)size) >> SFS_PAGE_SHIFT,
+                            UINT64_MAX >> SFS_PAGE_SHIFT);
     if (file->counted)
         settle(file, 0);
     return 0;
+}
+
+/* Pages that are there now, or are not any more, though none of them was written. File locked. */
+static void
+note_ahead(SfsStoreFile *file, int mode, off_t offset, off_t length)
+{
+    uint64_t end = (uint64_t)offset + (uint64_t)length;
+
+    if (mode & FALLOC_FL_PUNCH_HOLE) {
+        if (file->ahead != NULL)
+            sfs_page_map_remove(file->ahead, sfs_page_round_up((uint64_t)offset) >> SFS_PAGE_SHIFT,
+                                end >> SFS_PAGE_SHIFT);
+        return;
+    }
+    if (file->ahead == NULL)
+        file->ahead = sfs_page_map_new();
+    sfs_page_map_add(file->ahead, (uint64_t)offset >> SFS_PAGE_SHIFT,
+                     sfs_page_round_up(end) >> SFS_PAGE_SHIFT);
 }
 
 int
@@ -391,7 +445,10 @@ sfs_store_file_allocate(SfsStoreFile *file, int mode, off_t offset, off_t length
             return -ENOSPC;
     }
     r = fallocate(file->fd, mode, offset, length) == 0 ? 0 : -errno;
-    if (file->counted)
+    if (file->counted) {
+        if (r == 0)
+            note_ahead(file, mode, offset, length);
         settle(file, charged);
+    }
     return r;
 }

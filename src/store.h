@@ -45,7 +45,7 @@ typedef struct {
 void sfs_store_usage(SfsStore *store, SfsStoreUsage *usage);
 const char *sfs_store_engine(const SfsStore *store); /* "tmpfs" or "memfd" */
 
-/* A new empty file. 0, -ENOSPC (descriptor table full), -EMFILE, -ENFILE, -ENOMEM. */
+/* A new empty file. 0, -ENFILE (no more descriptors), -ENOMEM. */
 int sfs_store_file_new(SfsStore *store, SfsStoreUse use, SfsStoreFile **file);
 
 /* Closes it here and at the keeper: its pages go once no mapping is left. The closing happens on a

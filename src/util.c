@@ -61,12 +61,18 @@ sfs_now(void)
     return now;
 }
 
+int
+sfs_time_compare(struct timespec a, struct timespec b)
+{
+    if (a.tv_sec != b.tv_sec)
+        return a.tv_sec < b.tv_sec ? -1 : 1;
+    return a.tv_nsec < b.tv_nsec ? -1 : a.tv_nsec > b.tv_nsec;
+}
+
 struct timespec
 sfs_time_max(struct timespec a, struct timespec b)
 {
-    if (a.tv_sec != b.tv_sec)
-        return a.tv_sec > b.tv_sec ? a : b;
-    return a.tv_nsec >= b.tv_nsec ? a : b;
+    return sfs_time_compare(a, b) >= 0 ? a : b;
 }
 
 ssize_t

@@ -17,7 +17,8 @@ int sfs_parse_number(const char *text, int base, uint64_t max, uint64_t *value);
 /* The real-time clock, fine, so that two changes have two times. */
 struct timespec sfs_now(void);
 
-/* Later of the two. */
+/* < 0, 0 or > 0, as the first is earlier, the same or later; and the later of the two. */
+int sfs_time_compare(struct timespec a, struct timespec b);
 struct timespec sfs_time_max(struct timespec a, struct timespec b);
 
 /* pread(2)/pwrite(2) of all of it, whatever the kernel returns piecemeal and whatever signal comes.

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "view.h"
 
+#include "util.h"
+
 typedef struct {
     uint64_t nodeid; /* key */
     uint32_t slot;
@@ -65,9 +67,9 @@ make(SfsMount *mount, const SfsTarget *target, const struct stat *section)
     view->slot = slot;
     view->rec = rec;
     view->node = target->slot;
-    view->backing = sfs_backing_cow_new(mount->store, base, rec);
-    sfs_node_pin(mount->nodes, target->slot);
     sfs_registry_publish(mount->registry, SFS_TABLE_VIEWS, slot);
+    view->backing = sfs_backing_cow_new(mount->store, base, mount->registry, slot);
+    sfs_node_pin(mount->nodes, target->slot);
     return view;
 }
 
@@ -75,7 +77,6 @@ static void
 destroy(SfsMount *mount, View *view)
 {
     sfs_backing_unref(view->backing);
-    sfs_registry_release(mount->registry, SFS_TABLE_VIEWS, view->slot);
     sfs_node_unpin(mount->nodes, view->node);
     g_free(view);
 }
@@ -87,6 +88,8 @@ sfs_view_open(SfsMount *mount, const SfsTarget *target, const struct stat *secti
     SfsViews *views = mount->views;
     View *view, *made = NULL;
 
+    if (section->st_size > SFS_COW_SIZE_MAX)
+        return -EFBIG;
     g_mutex_lock(&views->lock);
     view = find_locked(mount, target->nodeid);
     if (view == NULL) {
@@ -160,9 +163,10 @@ sfs_view_set(SfsMount *mount, const SfsTarget *target, const struct stat *st, un
     if (view == NULL)
         return;
     if (what & SFS_SET_MODE)
-        view->rec->mode = st->st_mode & 07777;
+        view->rec->mode = st->st_mode & 01777;
     if (what & SFS_SET_UID)
         view->rec->uid = st->st_uid;
     if (what & SFS_SET_GID)
         view->rec->gid = st->st_gid;
+    sfs_time_set(&view->rec->ctime, sfs_now());
 }

@@ -21,17 +21,18 @@
 SfsViews *sfs_views_new(void);
 void sfs_views_free(SfsViews *views); /* all handles released */
 
-/* Permissions of a copy-on-write name: whoever may read the section may write a view of it. */
+/* Mode of a copy-on-write name: whoever may read the section may write a view of it. Which is why
+ * it never runs with its owner's rights: a view has no set-id bits. */
 static inline uint32_t
 sfs_view_mode(uint32_t section_mode)
 {
-    return section_mode | (section_mode & 0444) >> 1;
+    return (section_mode & ~(uint32_t)(S_ISUID | S_ISGID)) | (section_mode & 0444) >> 1;
 }
 
 /* Opens the view of this nodeid; one more sfs_view_close() is owed. If it is the first open, the
  * view is made of the section as @section describes it. @backing gets a reference, @slot that of
  * the record;
- * *@shared tells that others have it open. -ENFILE. */
+ * *@shared tells that others have it open. -ENFILE, -EFBIG. */
 int sfs_view_open(SfsMount *mount, const SfsTarget *target, const struct stat *section,
                   SfsBacking **backing, uint32_t *slot, bool *shared);
 void sfs_view_close(SfsMount *mount, uint64_t nodeid);

@@ -82,8 +82,11 @@ decide_passthrough(Worker *worker, struct fuse_conn_info *conn)
         reason = "the kernel does not offer it (it is part of Linux 6.9 and newer)";
     else
         granted = true;
+    /* Asked for even where it will not be used: it keeps overlays from being put over this mount,
+     * through which a section could come to wait for itself. */
+    fuse_set_feature_flag(conn, FUSE_CAP_PASSTHROUGH);
+    conn->max_backing_stack_depth = 1;
     if (granted) {
-        conn->max_backing_stack_depth = 1;
         reason = "the kernel grants it";
     } else if (wish == SFS_PASSTHROUGH_ON) {
         g_snprintf(header->startup_error, sizeof header->startup_error,
@@ -276,7 +279,10 @@ close_rooms(Worker *worker)
 {
     SfsMount *mount = &worker->mount;
 
-    sfs_ops_stop(mount);
+    /* A thread that still waits, for a lock or a file server, must not find the rooms gone. Without
+     * it the end of the process does as well. */
+    if (!sfs_ops_stop(mount) || !sfs_locks_idle(mount->locks))
+        _exit(0);
     sfs_sections_free(mount);
     sfs_views_free(mount->views);
     sfs_locks_free(mount->locks);

@@ -30,7 +30,8 @@ typedef struct {
     guint open_fds;
 } Fixture;
 
-static guint count_entries(const char *dir)
+static guint
+count_entries(const char *dir)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(GDir) listing = g_dir_open(dir, 0, &error);
@@ -42,7 +43,8 @@ static guint count_entries(const char *dir)
     return n;
 }
 
-static void set_up(Fixture *f, gconstpointer data)
+static void
+set_up(Fixture *f, gconstpointer data)
 {
     g_autoptr(GError) error = NULL;
 
@@ -53,7 +55,8 @@ static void set_up(Fixture *f, gconstpointer data)
 }
 
 /* No test may leave a descriptor or a file behind; what it makes on purpose it removes itself. */
-static void tear_down(Fixture *f, gconstpointer data)
+static void
+tear_down(Fixture *f, gconstpointer data)
 {
     sc_internal_mount_type = f->mount_type;
     g_assert_cmpuint(count_entries("/proc/self/fd"), ==, f->open_fds);
@@ -64,7 +67,8 @@ static void tear_down(Fixture *f, gconstpointer data)
 
 /* Accept the mount that the test runs on; FALSE, and the test is skipped, where it cannot stand in
  * for a sectionfs. */
-static gboolean stand_in(Fixture *f)
+static gboolean
+stand_in(Fixture *f)
 {
     int fd = open(f->dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     gboolean able = fd >= 0 && fsetxattr(fd, "user.section.probe", "", 0, 0) == 0;
@@ -78,12 +82,14 @@ static gboolean stand_in(Fixture *f)
     return able;
 }
 
-static char *in_dir(Fixture *f, const char *name)
+static char *
+in_dir(Fixture *f, const char *name)
 {
     return g_build_filename(f->dir, name, NULL);
 }
 
-static void assert_attribute(const char *path, const char *key, const char *expected)
+static void
+assert_attribute(const char *path, const char *key, const char *expected)
 {
     g_autoptr(GError) error = NULL;
     g_autofree char *value = NULL;
@@ -93,7 +99,8 @@ static void assert_attribute(const char *path, const char *key, const char *expe
     g_assert_cmpstr(value, ==, expected);
 }
 
-static void test_parse_size(void)
+static void
+test_parse_size(void)
 {
     static const struct {
         const char *text;
@@ -153,7 +160,8 @@ static void test_parse_size(void)
     }
 }
 
-static void test_parse_mode(void)
+static void
+test_parse_mode(void)
 {
     static const struct {
         const char *text;
@@ -183,7 +191,8 @@ static void test_parse_mode(void)
     }
 }
 
-static void test_parse_attribute(void)
+static void
+test_parse_attribute(void)
 {
     static const struct {
         const char *text;
@@ -220,7 +229,8 @@ static void test_parse_attribute(void)
 }
 
 /* Every operation refuses a path that lies elsewhere, and says so. */
-static void test_not_sectionfs(Fixture *f, gconstpointer data)
+static void
+test_not_sectionfs(Fixture *f, gconstpointer data)
 {
     g_autofree char *path = in_dir(f, "x");
     const ScCreateOptions options = SC_CREATE_OPTIONS_INIT;
@@ -253,7 +263,8 @@ static void test_not_sectionfs(Fixture *f, gconstpointer data)
     g_assert_cmpint(getxattr(f->dir, "user.section.protect", NULL, 0), <, 0);
 }
 
-static void test_create_page(Fixture *f, gconstpointer data)
+static void
+test_create_page(Fixture *f, gconstpointer data)
 {
     g_autofree char *path = in_dir(f, "x");
     g_autoptr(GPtrArray) attributes =
@@ -288,7 +299,8 @@ static void test_create_page(Fixture *f, gconstpointer data)
     g_assert_no_errno(g_unlink(path));
 }
 
-static void test_create_default_mode(Fixture *f, gconstpointer data)
+static void
+test_create_default_mode(Fixture *f, gconstpointer data)
 {
     g_autofree char *path = in_dir(f, "x");
     const ScCreateOptions options = SC_CREATE_OPTIONS_INIT;
@@ -309,7 +321,8 @@ static void test_create_default_mode(Fixture *f, gconstpointer data)
 
 /* The daemon gets an absolute name, whatever the caller wrote; ".." is for the kernel to resolve.
  */
-static void test_create_file(Fixture *f, gconstpointer data)
+static void
+test_create_file(Fixture *f, gconstpointer data)
 {
     g_autofree char *path = in_dir(f, "x");
     g_autofree char *old = g_get_current_dir();
@@ -338,7 +351,8 @@ static void test_create_file(Fixture *f, gconstpointer data)
 }
 
 /* Failing at each step in turn; tear_down() sees that nothing is left. */
-static void test_create_fails(Fixture *f, gconstpointer data)
+static void
+test_create_fails(Fixture *f, gconstpointer data)
 {
     g_autofree char *path = in_dir(f, "x");
     g_autofree char *other = in_dir(f, "x/y");
@@ -417,7 +431,8 @@ static void test_create_fails(Fixture *f, gconstpointer data)
     g_assert_no_errno(g_unlink(path));
 }
 
-static void test_get_set_list(Fixture *f, gconstpointer data)
+static void
+test_get_set_list(Fixture *f, gconstpointer data)
 {
     g_autofree char *path = in_dir(f, "x");
     g_autofree char *nowhere = in_dir(f, "nowhere");
@@ -467,7 +482,8 @@ static void test_get_set_list(Fixture *f, gconstpointer data)
     g_assert_no_errno(g_unlink(path));
 }
 
-static void test_stats(Fixture *f, gconstpointer data)
+static void
+test_stats(Fixture *f, gconstpointer data)
 {
     g_autofree char *path = in_dir(f, ".stats");
     g_autofree char *content = g_strnfill(10000, 's'); /* more than one read takes */
@@ -489,12 +505,14 @@ static void test_stats(Fixture *f, gconstpointer data)
     g_assert_no_errno(g_unlink(path));
 }
 
-static void add(const char *name, void (*test)(Fixture *, gconstpointer))
+static void
+add(const char *name, void (*test)(Fixture *, gconstpointer))
 {
     g_test_add(name, Fixture, NULL, set_up, test, tear_down);
 }
 
-int main(int argc, char **argv)
+int
+main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/client/parse-size", test_parse_size);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The page map against a plain array of booleans, at the beginning of the numbers and at their end. */
+/* The page map against a plain array of booleans, at the beginning of the numbers and at their end.
+ */
 #include "page-map.h"
 
 #include <string.h>
