@@ -430,8 +430,13 @@ cow_allocate(SfsBacking *backing, int mode, off_t offset, off_t length)
 
     if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))
         return -EOPNOTSUPP;
-    if (offset >= MAP_OFFSET || length > MAP_OFFSET - offset)
+    /* Making zeros of what is beyond the end, however far, is nothing to do. */
+    if (mode & FALLOC_FL_KEEP_SIZE && mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) {
+        offset = MIN(offset, MAP_OFFSET);
+        length = MIN(length, MAP_OFFSET - offset);
+    } else if (offset >= MAP_OFFSET || length > MAP_OFFSET - offset) {
         return -EFBIG;
+    }
     end = offset + length;
     if (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) {
         r = punch(self, offset, end);

@@ -22,6 +22,9 @@
 #define WAKE_SIGNAL SIGUSR1
 #define WAKE_AGAIN_US 500
 
+/* Links of a chain of waiting processes that are followed. */
+#define RING_MAX 10
+
 typedef struct {
     off_t start, end; /* end exclusive; INT64_MAX: to the end of the file, wherever that is */
     short type;       /* F_RDLCK or F_WRLCK */
@@ -40,6 +43,9 @@ typedef struct {
 struct SfsLocks {
     GMutex lock;
     GHashTable *owners;
+    GHashTable
+        *closing;      /* set of the handles that hold locks and of which a descriptor was closed */
+    GHashTable *waits; /* set of the SfsLockWait for record locks that are under way */
     GThreadPool *wakers;
     atomic_uint waiters;
 };
@@ -51,6 +57,7 @@ struct SfsLockWait {
     Owner *owner; /* NULL: flock(2) */
     struct flock record;
     int operation;
+    gint64 until; /* monotonic µs, 0: as long as it takes */
     int fd;
     SfsLockDone done;
     void *data;
@@ -196,30 +203,76 @@ note(Owner *owner, const SfsHandle *handle, const struct flock *lock)
     g_hash_table_add(owner->through, (gpointer)handle);
 }
 
-/* The process that holds a lock of ours which is in the way of @lock; -1: it is none of ours. */
-static pid_t
-holder(SfsLocks *locks, const SfsHandle *handle, uint64_t id, const struct flock *lock)
+/* An owner other than @id who holds a lock that is in the way of @lock; NULL: none of ours. Table
+ * locked. */
+static const Owner *
+find_holder(SfsLocks *locks, const SfsBacking *backing, uint64_t id, const struct flock *lock)
 {
     Range wanted = range_of(lock);
     GHashTableIter iter;
-    Owner *owner;
-    pid_t pid = -1;
+    const Owner *owner;
 
-    g_mutex_lock(&locks->lock);
     g_hash_table_iter_init(&iter, locks->owners);
-    while (pid < 0 && g_hash_table_iter_next(&iter, (gpointer *)&owner, NULL)) {
-        if (owner->backing != handle->backing || owner->id == id)
+    while (g_hash_table_iter_next(&iter, (gpointer *)&owner, NULL)) {
+        if (owner->backing != backing || owner->id == id)
             continue;
         for (guint i = 0; i < owner->ranges->len; i++) {
             const Range *range = &g_array_index(owner->ranges, Range, i);
 
             if (range->start < wanted.end && wanted.start < range->end &&
                 (range->type == F_WRLCK || wanted.type == F_WRLCK))
-                pid = owner->pid;
+                return owner;
         }
     }
+    return NULL;
+}
+
+/* The process that holds it; -1: it is none of ours. */
+static pid_t
+holder(SfsLocks *locks, const SfsHandle *handle, uint64_t id, const struct flock *lock)
+{
+    const Owner *owner;
+    pid_t pid;
+
+    g_mutex_lock(&locks->lock);
+    owner = find_holder(locks, handle->backing, id, lock);
+    pid = owner != NULL ? owner->pid : -1;
     g_mutex_unlock(&locks->lock);
     return pid;
+}
+
+static const SfsLockWait *
+find_wait(SfsLocks *locks, uint64_t id)
+{
+    GHashTableIter iter;
+    const SfsLockWait *wait;
+
+    g_hash_table_iter_init(&iter, locks->waits);
+    while (g_hash_table_iter_next(&iter, (gpointer *)&wait, NULL)) {
+        if (wait->owner->id == id)
+            return wait;
+    }
+    return NULL;
+}
+
+/* Whether who is in the way of @wait waits, for somebody who waits, and so on, for the owner of
+ * @wait: as far as the kernel looks, too. Table locked. */
+static bool
+closes_ring(SfsLocks *locks, const SfsLockWait *wait)
+{
+    const SfsLockWait *at = wait;
+
+    for (int hops = 0; at != NULL && hops < RING_MAX; hops++) {
+        const Owner *in_the_way =
+            find_holder(locks, at->owner->backing, at->owner->id, &at->record);
+
+        if (in_the_way == NULL)
+            return false;
+        if (in_the_way->id == wait->owner->id)
+            return true;
+        at = find_wait(locks, in_the_way->id);
+    }
+    return false;
 }
 
 /* --- the calls that do not wait -------------------------------------------------------------- */
@@ -318,7 +371,7 @@ unref_wait(SfsLockWait *wait)
 
 SfsLockWait *
 sfs_lock_wait_new(SfsMount *mount, SfsHandle *handle, uint64_t id, const struct flock *lock,
-                  int operation, SfsLockDone done, void *data)
+                  int operation, bool for_a_moment, SfsLockDone done, void *data)
 {
     SfsLockWait *wait = g_new0(SfsLockWait, 1);
 
@@ -327,6 +380,7 @@ sfs_lock_wait_new(SfsMount *mount, SfsHandle *handle, uint64_t id, const struct 
     wait->mount = mount;
     wait->handle = handle;
     wait->operation = operation;
+    wait->until = for_a_moment ? g_get_monotonic_time() + SFS_LOCK_MOMENT_US : 0;
     wait->done = done;
     wait->data = data;
     /* A descriptor of its own, of the same description: the owner may close meanwhile. */
@@ -341,16 +395,46 @@ sfs_lock_wait_new(SfsMount *mount, SfsHandle *handle, uint64_t id, const struct 
     return wait;
 }
 
-/* One try to fall asleep; what the system call says. */
+static gboolean
+is_closing(gpointer key, gpointer value, gpointer backing)
+{
+    return ((const SfsHandle *)key)->backing == backing;
+}
+
+bool
+sfs_lock_may_pass(SfsMount *mount, SfsHandle *handle)
+{
+    SfsLocks *locks = mount->locks;
+    bool may;
+
+    g_mutex_lock(&locks->lock);
+    may = g_hash_table_size(locks->closing) > 0 &&
+          g_hash_table_find(locks->closing, is_closing, handle->backing) != NULL;
+    g_mutex_unlock(&locks->lock);
+    return may;
+}
+
+/* One try to fall asleep, or just one try; what the system call says. */
 static int
 sleep_once(SfsLockWait *wait)
 {
+    bool wait_long = wait->until == 0;
     struct flock own = wait->record;
+    int r;
 
     own.l_pid = 0;
     if (wait->owner == NULL)
-        return flock(wait->fd, wait->operation) == 0 ? 0 : -errno;
-    return fcntl(wait->fd, F_OFD_SETLKW, &own) == 0 ? 0 : -errno;
+        r = flock(wait->fd, wait_long ? wait->operation : wait->operation | LOCK_NB);
+    else
+        r = fcntl(wait->fd, wait_long ? F_OFD_SETLKW : F_OFD_SETLK, &own);
+    if (r == 0)
+        return 0;
+    if (wait_long || (errno != EAGAIN && errno != EACCES))
+        return -errno;
+    if (g_get_monotonic_time() >= wait->until || !sfs_lock_may_pass(wait->mount, wait->handle))
+        return -EAGAIN;
+    g_usleep(WAKE_AGAIN_US);
+    return -EINTR; /* again */
 }
 
 static bool
@@ -366,15 +450,41 @@ may_sleep(SfsLockWait *wait)
     return may;
 }
 
+/* -EINTR, for there is something to wait for; or -EDEADLK. */
+static int
+enter(SfsLocks *locks, SfsLockWait *wait)
+{
+    int r = -EINTR;
+
+    if (wait->owner == NULL || wait->until != 0)
+        return r;
+    g_mutex_lock(&locks->lock);
+    if (closes_ring(locks, wait))
+        r = -EDEADLK;
+    else
+        g_hash_table_add(locks->waits, wait);
+    g_mutex_unlock(&locks->lock);
+    return r;
+}
+
+static void
+leave(SfsLocks *locks, SfsLockWait *wait)
+{
+    g_mutex_lock(&locks->lock);
+    g_hash_table_remove(locks->waits, wait);
+    g_mutex_unlock(&locks->lock);
+}
+
 static gpointer
 wait_for_lock(gpointer data)
 {
     SfsLockWait *wait = data;
     SfsLocks *locks = wait->mount->locks;
-    int r = wait->fd < 0 ? -ENOLCK : -EINTR;
+    int r = wait->fd < 0 ? -ENOLCK : enter(locks, wait);
 
     while (r == -EINTR && may_sleep(wait))
         r = sleep_once(wait);
+    leave(locks, wait);
     g_mutex_lock(&wait->lock);
     wait->asleep = false;
     wait->over = true;
@@ -439,17 +549,6 @@ sfs_lock_wait_interrupt(SfsLockWait *wait)
 
 /* --- the end of locks ------------------------------------------------------------------------ */
 
-void
-sfs_lock_closed(SfsMount *mount, SfsHandle *handle, uint64_t id)
-{
-    SfsLocks *locks = mount->locks;
-    Owner key = {.backing = handle->backing, .id = id};
-
-    g_mutex_lock(&locks->lock);
-    g_hash_table_remove(locks->owners, &key);
-    g_mutex_unlock(&locks->lock);
-}
-
 static gboolean
 locked_through(gpointer key, gpointer value, gpointer handle)
 {
@@ -459,12 +558,27 @@ locked_through(gpointer key, gpointer value, gpointer handle)
 }
 
 void
+sfs_lock_closed(SfsMount *mount, SfsHandle *handle, uint64_t id)
+{
+    SfsLocks *locks = mount->locks;
+    Owner key = {.backing = handle->backing, .id = id};
+
+    g_mutex_lock(&locks->lock);
+    g_hash_table_remove(locks->owners, &key);
+    /* What is left goes with the handle, if this was its last descriptor. */
+    if (handle->flock_fd >= 0 || g_hash_table_find(locks->owners, locked_through, handle) != NULL)
+        g_hash_table_add(locks->closing, handle);
+    g_mutex_unlock(&locks->lock);
+}
+
+void
 sfs_lock_release(SfsMount *mount, SfsHandle *handle)
 {
     SfsLocks *locks = mount->locks;
 
     g_mutex_lock(&locks->lock);
     /* OFD locks: their owner has no other name here than the handle. */
+    g_hash_table_remove(locks->closing, handle);
     if (g_hash_table_size(locks->owners) > 0)
         g_hash_table_foreach_remove(locks->owners, locked_through, handle);
     g_mutex_unlock(&locks->lock);
@@ -485,6 +599,8 @@ sfs_locks_new(void)
     sigaction(WAKE_SIGNAL, &action, NULL);
     g_mutex_init(&locks->lock);
     locks->owners = g_hash_table_new_full(hash_owner, equal_owners, unref_owner, NULL);
+    locks->waits = g_hash_table_new(NULL, NULL);
+    locks->closing = g_hash_table_new(NULL, NULL);
     locks->wakers = g_thread_pool_new(wake, NULL, 2, FALSE, NULL);
     return locks;
 }
@@ -501,6 +617,8 @@ sfs_locks_free(SfsLocks *locks)
     if (locks == NULL)
         return;
     g_thread_pool_free(locks->wakers, FALSE, TRUE);
+    g_hash_table_unref(locks->waits);
+    g_hash_table_unref(locks->closing);
     g_hash_table_unref(locks->owners);
     g_mutex_clear(&locks->lock);
     g_free(locks);

@@ -288,6 +288,45 @@ sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset, S
     return 0;
 }
 
+typedef struct {
+    uint64_t dir_nodeid;
+    char *name;
+} Found;
+
+static void
+clear_found(gpointer data)
+{
+    g_free(((Found *)data)->name);
+}
+
+void
+sfs_namespace_each_name(SfsNamespace *names, uint32_t slot, SfsEachName each, void *data)
+{
+    g_autoptr(GArray) found = g_array_new(FALSE, FALSE, sizeof(Found));
+    GHashTableIter iter;
+    const Entry *entry;
+
+    g_array_set_clear_func(found, clear_found);
+    g_rw_lock_reader_lock(&names->lock);
+    g_hash_table_iter_init(&iter, names->by_name);
+    while (g_hash_table_iter_next(&iter, (gpointer *)&entry, NULL)) {
+        Found one;
+        SfsTarget dir;
+
+        if (entry->rec->node != slot)
+            continue;
+        sfs_node_peek(names->nodes, entry->parent, SFS_CLASS_NODE, &dir);
+        one = (Found){dir.nodeid, g_strndup(entry->name, entry->length)};
+        g_array_append_val(found, one);
+    }
+    g_rw_lock_reader_unlock(&names->lock);
+    for (guint i = 0; i < found->len; i++) {
+        const Found *one = &g_array_index(found, Found, i);
+
+        each(one->dir_nodeid, one->name, data);
+    }
+}
+
 /* --- changing: writer's lock held in all helpers --------------------------------------------- */
 
 /* A prepared entry; NULL: no room. */

@@ -50,3 +50,8 @@ int sfs_namespace_rename(SfsNamespace *names, const SfsTarget *dir, const char *
 typedef bool (*SfsEachEntry)(const char *name, const SfsTarget *child, uint64_t next, void *data);
 int sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset,
                        SfsEachEntry each, void *data);
+
+/* Calls @each for every name of the node, with the nodeid of the directory it is in. As expensive
+ * as there are names in the mount; without the lock held. */
+typedef void (*SfsEachName)(uint64_t dir_nodeid, const char *name, void *data);
+void sfs_namespace_each_name(SfsNamespace *names, uint32_t slot, SfsEachName each, void *data);

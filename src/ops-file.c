@@ -373,10 +373,10 @@ interrupt_wait(fuse_req_t req, void *data)
 /* What it waits for does not come through this thread. */
 static void
 wait_for_lock(fuse_req_t req, SfsHandle *handle, const struct fuse_file_info *fi,
-              const struct flock *lock, int operation)
+              const struct flock *lock, int operation, bool for_a_moment)
 {
     SfsLockWait *wait = sfs_lock_wait_new(sfs_op_mount(req), handle, fi->lock_owner, lock,
-                                          operation, reply_locked, req);
+                                          operation, for_a_moment, reply_locked, req);
 
     fuse_req_interrupt_func(req, interrupt_wait, wait);
     sfs_lock_wait_start(wait);
@@ -392,8 +392,8 @@ sfs_op_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct f
     if (handle == NULL)
         return;
     r = sfs_lock_set(sfs_op_mount(req), handle, fi->lock_owner, lock);
-    if (r == -EAGAIN && sleep)
-        wait_for_lock(req, handle, fi, lock, 0);
+    if (r == -EAGAIN && (sleep || sfs_lock_may_pass(sfs_op_mount(req), handle)))
+        wait_for_lock(req, handle, fi, lock, 0, !sleep);
     else
         sfs_op_reply(req, r);
 }
@@ -407,8 +407,8 @@ sfs_op_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int oper
     if (handle == NULL)
         return;
     r = sfs_lock_flock(sfs_op_mount(req), handle, operation);
-    if (r == -EAGAIN && !(operation & LOCK_NB))
-        wait_for_lock(req, handle, fi, NULL, operation);
+    if (r == -EAGAIN && (!(operation & LOCK_NB) || sfs_lock_may_pass(sfs_op_mount(req), handle)))
+        wait_for_lock(req, handle, fi, NULL, operation, operation & LOCK_NB);
     else
         sfs_op_reply(req, r);
 }

@@ -589,15 +589,37 @@ typedef struct {
 } Setting;
 
 static void
+forget_name(uint64_t dir_nodeid, const char *name, void *session)
+{
+    fuse_lowlevel_notify_inval_entry(session, dir_nodeid, name, strlen(name));
+}
+
+/* A section that was defined has another nodeid now. Opening it by a name that the kernel remembers
+ * would find out, but not everything opens: watching it, for one, does not. */
+static void
+forget_names(fuse_req_t req, const SfsTarget *target)
+{
+    SfsMount *mount = sfs_op_mount(req);
+
+    if (target->rec->nlink > 0)
+        sfs_namespace_each_name(mount->names, target->slot, forget_name, mount->session);
+}
+
+static void
 set_attribute(const Setting *setting)
 {
-    SfsCaller caller = sfs_op_caller(setting->req);
+    fuse_req_t req = setting->req;
+    SfsCaller caller = sfs_op_caller(req);
     g_auto(SfsTarget) target = {0};
+    int r;
 
-    if (sfs_op_resolve(setting->req, setting->ino, &target))
-        sfs_op_reply(setting->req,
-                     sfs_control_set(sfs_op_mount(setting->req), &target, &caller, setting->name,
-                                     setting->value, setting->size, setting->flags));
+    if (!sfs_op_resolve(req, setting->ino, &target))
+        return;
+    r = sfs_control_set(sfs_op_mount(req), &target, &caller, setting->name, setting->value,
+                        setting->size, setting->flags);
+    if (r == 0 && sfs_control_may_block(setting->name))
+        forget_names(req, &target);
+    sfs_op_reply(req, r);
 }
 
 static void

@@ -416,13 +416,21 @@ drop_file_set_ids(SfsBacking *backing, const SfsCaller *caller)
         fchmod(fd, st.st_mode & 07777 & ~(mode_t)(S_ISUID | (st.st_mode & S_IXGRP ? S_ISGID : 0)));
 }
 
+static bool
+may_change_mode(const SfsNodeRec *rec, SfsBacking *backing)
+{
+    return rec->backing_id == 0 || sfs_passthrough_sole_user(sfs_backing_data_fd(backing));
+}
+
 /* How the I/O of a node that nobody has open is to be done. Node locked. @privileged: who runs it
- * gets rights from it, which a write has to take off; the kernel does not for writes that it passes
- * through. */
+ * gets rights from it, which a write has to take off; the kernel does not, for writes that it
+ * passes through. But what was passed through once may still be mapped that way, and two ways at
+ * once would not agree. */
 static SfsIoMode
 choose_io_mode(SfsMount *mount, SfsNodeRec *rec, SfsBacking *backing, bool privileged)
 {
-    if (mount->header->passthrough && !rec->no_passthrough && !privileged) {
+    if (mount->header->passthrough && !rec->no_passthrough &&
+        !(privileged && may_change_mode(rec, backing))) {
         int id = rec->backing_id;
 
         if (id == 0)
