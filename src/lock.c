@@ -419,6 +419,7 @@ static int
 sleep_once(SfsLockWait *wait)
 {
     bool wait_long = wait->until == 0;
+    bool may_pass = !wait_long && sfs_lock_may_pass(wait->mount, wait->handle);
     struct flock own = wait->record;
     int r;
 
@@ -431,7 +432,7 @@ sleep_once(SfsLockWait *wait)
         return 0;
     if (wait_long || (errno != EAGAIN && errno != EACCES))
         return -errno;
-    if (g_get_monotonic_time() >= wait->until || !sfs_lock_may_pass(wait->mount, wait->handle))
+    if (g_get_monotonic_time() >= wait->until || !may_pass)
         return -EAGAIN;
     g_usleep(WAKE_AGAIN_US);
     return -EINTR; /* again */
@@ -577,6 +578,8 @@ sfs_lock_release(SfsMount *mount, SfsHandle *handle)
     SfsLocks *locks = mount->locks;
 
     g_mutex_lock(&locks->lock);
+    sfs_fd_clear(&handle->flock_fd);
+    handle->flock_fd = -1;
     /* OFD locks: their owner has no other name here than the handle. */
     g_hash_table_remove(locks->closing, handle);
     if (g_hash_table_size(locks->owners) > 0)

@@ -387,12 +387,14 @@ sfs_op_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct f
              int sleep)
 {
     SfsHandle *handle = sfs_op_need_handle(req, fi);
+    bool had_closing; /* asked before, for the answer may change between */
     int r;
 
     if (handle == NULL)
         return;
+    had_closing = sfs_lock_may_pass(sfs_op_mount(req), handle);
     r = sfs_lock_set(sfs_op_mount(req), handle, fi->lock_owner, lock);
-    if (r == -EAGAIN && (sleep || sfs_lock_may_pass(sfs_op_mount(req), handle)))
+    if (r == -EAGAIN && (sleep || had_closing))
         wait_for_lock(req, handle, fi, lock, 0, !sleep);
     else
         sfs_op_reply(req, r);
@@ -402,12 +404,14 @@ void
 sfs_op_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int operation)
 {
     SfsHandle *handle = sfs_op_need_handle(req, fi);
+    bool had_closing; /* asked before, for the answer may change between */
     int r;
 
     if (handle == NULL)
         return;
+    had_closing = sfs_lock_may_pass(sfs_op_mount(req), handle);
     r = sfs_lock_flock(sfs_op_mount(req), handle, operation);
-    if (r == -EAGAIN && (!(operation & LOCK_NB) || sfs_lock_may_pass(sfs_op_mount(req), handle)))
+    if (r == -EAGAIN && (!(operation & LOCK_NB) || had_closing))
         wait_for_lock(req, handle, fi, NULL, operation, operation & LOCK_NB);
     else
         sfs_op_reply(req, r);

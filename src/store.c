@@ -439,6 +439,8 @@ sfs_store_file_allocate(SfsStoreFile *file, int mode, off_t offset, off_t length
     uint64_t charged = 0;
     int r;
 
+    if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE))
+        return -EOPNOTSUPP; /* as memory files have it, before room is looked for */
     if (file->counted && !(mode & FALLOC_FL_PUNCH_HOLE)) {
         charged = missing(file, offset, (uint64_t)length);
         if (!charge(file, charged, false))
