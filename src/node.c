@@ -4,6 +4,7 @@
 #include "keeper-link.h"
 #include "passthrough.h"
 #include "util.h"
+#include "watch.h"
 
 #include <string.h>
 #include <sys/mman.h>
@@ -16,9 +17,12 @@ struct SfsNodes {
     int link;
     GMutex locks[N_LOCKS];
     SfsBacking **backings; /* by slot; sparse memory */
+    SfsWatch *watch;       /* of empty sections that somebody may still have mapped */
 };
 
 #define BACKINGS_BYTES (sizeof(SfsBacking *) * ((size_t)SFS_MAX_NODES + 1))
+
+static void let_go(uint32_t slot, void *data);
 
 SfsNodes *
 sfs_nodes_new(SfsRegistry *registry, int device, int link)
@@ -34,6 +38,7 @@ sfs_nodes_new(SfsRegistry *registry, int device, int link)
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (nodes->backings == MAP_FAILED)
         g_error("no memory for the table of nodes");
+    nodes->watch = sfs_watch_new(let_go, nodes);
     return nodes;
 }
 
@@ -42,6 +47,7 @@ sfs_nodes_free(SfsNodes *nodes)
 {
     if (nodes == NULL)
         return;
+    sfs_watch_free(nodes->watch);
     for (uint32_t slot = 0; slot < sfs_registry_bound(nodes->registry, SFS_TABLE_NODES); slot++)
         sfs_backing_unref(nodes->backings[slot]);
     munmap(nodes->backings, BACKINGS_BYTES);
@@ -273,12 +279,32 @@ take_if_empty(SfsNodes *nodes, uint32_t slot)
     if (backing == NULL || rec->kind != SFS_KIND_PAGE || backing->ops->stat(backing, &st) < 0 ||
         st.st_size != 0 || st.st_blocks != 0)
         return NULL;
-    if (rec->backing_id != 0 && !sfs_passthrough_sole_user(sfs_backing_data_fd(backing)))
-        return NULL;
+    if (rec->backing_id != 0 && !sfs_passthrough_sole_user(sfs_backing_data_fd(backing))) {
+        /* Whoever it is may let go between the two looks. */
+        sfs_watch_add(nodes->watch, sfs_backing_data_fd(backing), slot);
+        if (!sfs_passthrough_sole_user(sfs_backing_data_fd(backing)))
+            return NULL;
+    }
     sfs_time_set(&rec->atime, st.st_atim);
     sfs_time_set(&rec->mtime, st.st_mtim);
     sfs_time_set(&rec->ctime, sfs_time_max(sfs_time_get(&rec->ctime), st.st_ctim));
     return sfs_node_set_backing(nodes, slot, NULL, SFS_NO_SLOT);
+}
+
+/* On the watch's thread: somebody has closed the file of this section, or of the one that had its
+ * slot. */
+static void
+let_go(uint32_t slot, void *data)
+{
+    SfsNodes *nodes = data;
+    SfsNodeRec *rec = record(nodes, slot);
+    SfsBacking *unused = NULL;
+
+    sfs_node_lock(nodes, slot);
+    if (atomic_load(&rec->state) == SFS_LIVE && rec->opens == 0)
+        unused = take_if_empty(nodes, slot);
+    sfs_node_unlock(nodes, slot);
+    sfs_backing_unref(unused);
 }
 
 void
