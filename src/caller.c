@@ -242,6 +242,8 @@ sfs_caller_open_file(const SfsCaller *caller, const char *path, dev_t own_dev, b
     proc = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (proc >= 0)
         root = openat(proc, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (root < 0 && (errno == EMFILE || errno == ENFILE))
+        return -ENFILE;
     if (root < 0) {
         /* An unprivileged daemon serves its own user alone: its root is no secret to that one. */
         if (privileged)
@@ -263,5 +265,5 @@ sfs_caller_open_file(const SfsCaller *caller, const char *path, dev_t own_dev, b
         r = open_resolved(target, writable);
     if (privileged)
         put_off(&saved);
-    return r;
+    return r == -EMFILE ? -ENFILE : r; /* the limit is the daemon's, not the caller's */
 }

@@ -245,10 +245,11 @@ sfs_section_attrs_stay(SfsMount *mount, const SfsTarget *target)
         return false;
     sfs_node_lock(mount->nodes, target->slot);
     backing = sfs_node_backing_locked(mount->nodes, target->slot);
-    stay = rec->opens == 0 && (backing == NULL || rec->backing_id == 0 ||
-                               sfs_passthrough_sole_user(sfs_backing_data_fd(backing)));
-    if (stay)
-        rec->attrs_out = 1;
+    if (rec->opens == 0)
+        rec->attrs_out = backing == NULL || rec->backing_id == 0 ||
+                         sfs_passthrough_sole_user(sfs_backing_data_fd(backing));
+    /* While it is open they stay if they did before: nobody has opened it for writing since. */
+    stay = rec->attrs_out;
     sfs_node_unlock(mount->nodes, target->slot);
     return stay;
 }
@@ -481,8 +482,10 @@ open_section(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpe
         sfs_node_unlock(mount->nodes, target->slot);
         return -ESTALE;
     }
-    reply->forget_attrs = rec->attrs_out;
-    rec->attrs_out = 0;
+    if ((handle->rec->flags & O_ACCMODE) != O_RDONLY) {
+        reply->forget_attrs = rec->attrs_out;
+        rec->attrs_out = 0;
+    }
     if (rec->opens == 0)
         rec->io_mode = (uint8_t)choose_io_mode(mount, rec, handle->backing, privileged);
     rec->opens++;
