@@ -2,6 +2,7 @@
 #include "control.h"
 
 #include "section.h"
+#include "util.h"
 #include "xattr.h"
 
 #include <string.h>
@@ -17,7 +18,12 @@ typedef struct {
     /* NULL: a fact. */
     int (*set)(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
                const char *value);
+    const char *const *values; /* of a fact, NULL-terminated; NULL: it is a number */
+    const char *normal; /* value of what can be set after it was removed; NULL: it cannot be */
 } Key;
+
+static const char *const kinds[] = {"page", "file", NULL};
+static const char *const modes[] = {"passthrough", "cached", "direct", NULL};
 
 static bool
 get_kind(SfsMount *mount, const SfsTarget *target, GString *value)
@@ -98,13 +104,13 @@ get_private(SfsMount *mount, const SfsTarget *target, GString *value)
 }
 
 static const Key keys[] = {
-    {"kind", get_kind, NULL},
-    {"file", get_file, set_file},
-    {"protect", get_protect, set_protect},
-    {"mode", get_mode, NULL},
-    {"size", get_size, NULL},
-    {"opens", get_opens, NULL},
-    {"private", get_private, NULL},
+    {"kind", get_kind, NULL, kinds, NULL},
+    {"file", get_file, set_file, NULL, NULL},
+    {"protect", get_protect, set_protect, NULL, "readwrite"},
+    {"mode", get_mode, NULL, modes, NULL},
+    {"size", get_size, NULL, NULL, NULL},
+    {"opens", get_opens, NULL, NULL, NULL},
+    {"private", get_private, NULL, NULL, NULL},
 };
 
 /* The key that an attribute's name means. *@is_ours: it is in the control interface's namespace. */
@@ -178,6 +184,27 @@ sfs_control_list(SfsMount *mount, const SfsTarget *target, const SfsCaller *call
     return list;
 }
 
+/* Facts cannot be set. But tools that copy a file copy its attributes, facts as well, and take a
+ * refusal for a failed copy; so the owner may write what could be such a fact, and it has no
+ * effect. */
+static int
+check_fact(const Key *key, const SfsTarget *target, const SfsCaller *caller, const char *value)
+{
+    uint64_t number;
+
+    if (caller->uid != 0 && caller->uid != target->rec->uid)
+        return -EPERM;
+    if (key->get == get_kind && strcmp(value, kinds[1 - target->rec->kind]) == 0)
+        return -EPERM; /* what it is does not change by saying so */
+    if (key->values == NULL)
+        return sfs_parse_number(value, 10, UINT64_MAX, &number) == 0 ? 0 : -EINVAL;
+    for (const char *const *allowed = key->values; *allowed != NULL; allowed++) {
+        if (strcmp(value, *allowed) == 0)
+            return 0;
+    }
+    return -EINVAL;
+}
+
 int
 sfs_control_set(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, const char *name,
                 const void *value, size_t size, int flags)
@@ -193,24 +220,30 @@ sfs_control_set(SfsMount *mount, const SfsTarget *target, const SfsCaller *calle
     }
     if (key == NULL || !sfs_target_is_section(target))
         return -EINVAL;
-    if (key->set == NULL)
-        return -EPERM;
     /* Values are text; a NUL at the end, as some languages add it, does no harm. */
     text = g_strndup(value != NULL ? value : "", size);
     if (strlen(text) + 1 < size)
         return -EINVAL;
+    if (key->set == NULL)
+        return check_fact(key, target, caller, text);
     return key->set(mount, target, caller, text);
 }
 
 int
-sfs_control_remove(SfsMount *mount, const SfsTarget *target, const char *name)
+sfs_control_remove(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
+                   const char *name)
 {
     bool is_ours;
+    const Key *key = find_key(name, &is_ours);
 
-    find_key(name, &is_ours);
     if (target->class != SFS_CLASS_NODE)
         return -EROFS;
-    if (is_ours)
-        return -EPERM;
-    return sfs_xattr_remove(mount, target, name);
+    if (!is_ours)
+        return sfs_xattr_remove(mount, target, name);
+    if (key == NULL)
+        return -ENODATA;
+    /* For the sake of the same tools. What a section is cannot be removed from it. */
+    if (key->set == NULL)
+        return 0;
+    return key->normal != NULL ? key->set(mount, target, caller, key->normal) : -EPERM;
 }

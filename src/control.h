@@ -4,7 +4,7 @@
  * stored for whoever set them. One table in control.c is all there is to say about the keys.
  *
  * All functions return 0 or a negative errno: -ENODATA (no such attribute, or key without a value
- * here), -EINVAL (unknown key, malformed value), -EPERM (fact that cannot be set, not the owner),
+ * here), -EINVAL (unknown key, malformed value), -EPERM (not the owner, or it cannot be removed),
  * -EROFS (seen through .cow or .info), -EEXIST, -ENOSPC, -EOPNOTSUPP (a namespace or value that is
  * not supported), and what section.h says of the keys that define a section. Thread-safe.
  */
@@ -21,7 +21,8 @@ bool sfs_control_may_block(const char *name);
 int sfs_control_get(SfsMount *mount, const SfsTarget *target, const char *name, GString **value);
 int sfs_control_set(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
                     const char *name, const void *value, size_t size, int flags);
-int sfs_control_remove(SfsMount *mount, const SfsTarget *target, const char *name);
+int sfs_control_remove(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
+                       const char *name);
 
 /* All names, each with its NUL, as listxattr(2) gives them. */
 GString *sfs_control_list(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller);

@@ -40,8 +40,6 @@ open_target(fuse_req_t req, const SfsTarget *target, struct fuse_file_info *fi, 
 
     if (r == 0)
         fill_open(fi, *handle, &how);
-    if (r == 0 && how.forget_attrs)
-        fuse_lowlevel_notify_inval_inode(sfs_op_mount(req)->session, target->nodeid, -1, 0);
     return r;
 }
 
@@ -111,6 +109,7 @@ reply_created(fuse_req_t req, const SfsTarget *child, struct fuse_file_info *fi)
     r = open_target(req, child, fi, &handle);
     if (r == 0) {
         r = sfs_op_fill_entry(req, child, &entry);
+        entry.attr_timeout = SFS_OP_REMEMBER; /* nobody can have mapped it yet */
         if (r == 0 && fuse_reply_create(req, &entry, fi) == 0)
             return true;
         sfs_section_release(mount, handle);

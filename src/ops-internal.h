@@ -27,7 +27,9 @@ SfsHandle *sfs_op_need_handle(fuse_req_t req, const struct fuse_file_info *fi);
 
 /* --- entries and attributes ------------------------------------------------------------------ */
 
-/* Seconds for which the kernel may remember them. */
+/* Seconds for which the kernel may remember them: as long as it likes, or what
+ * sfs_section_attrs_stay() says. */
+#define SFS_OP_REMEMBER 86400.0
 double sfs_op_attr_timeout(fuse_req_t req, const SfsTarget *target);
 int sfs_op_fill_entry(fuse_req_t req, const SfsTarget *target, struct fuse_entry_param *entry);
 

@@ -26,7 +26,6 @@
 
 /* Names change through the kernel only, so it may remember them for as long as it likes; attributes
  * as sfs_section_attrs_stay() says. A copy-on-write name must be looked up for each open. */
-#define REMEMBER 86400.0
 #define ASK_AGAIN 0.0
 
 #define WAITER_THREADS 4
@@ -96,7 +95,7 @@ sfs_op_need_handle(fuse_req_t req, const struct fuse_file_info *fi)
 double
 sfs_op_attr_timeout(fuse_req_t req, const SfsTarget *target)
 {
-    return sfs_section_attrs_stay(sfs_op_mount(req), target) ? REMEMBER : ASK_AGAIN;
+    return sfs_section_attrs_stay(sfs_op_mount(req), target) ? SFS_OP_REMEMBER : ASK_AGAIN;
 }
 
 int
@@ -105,7 +104,7 @@ sfs_op_fill_entry(fuse_req_t req, const SfsTarget *target, struct fuse_entry_par
     memset(entry, 0, sizeof *entry);
     entry->ino = target->nodeid;
     entry->attr_timeout = sfs_op_attr_timeout(req, target);
-    entry->entry_timeout = target->class == SFS_CLASS_NODE ? REMEMBER : ASK_AGAIN;
+    entry->entry_timeout = target->class == SFS_CLASS_NODE ? SFS_OP_REMEMBER : ASK_AGAIN;
     return sfs_section_stat(sfs_op_mount(req), target, NULL, &entry->attr);
 }
 
@@ -653,10 +652,11 @@ op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
 static void
 op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 {
+    SfsCaller caller = sfs_op_caller(req);
     g_auto(SfsTarget) target = {0};
 
     if (sfs_op_resolve(req, ino, &target))
-        sfs_op_reply(req, sfs_control_remove(sfs_op_mount(req), &target, name));
+        sfs_op_reply(req, sfs_control_remove(sfs_op_mount(req), &target, &caller, name));
 }
 
 /* --- the table ------------------------------------------------------------------------------- */

@@ -94,8 +94,7 @@ typedef struct {
     uint8_t io_mode;         /* SfsIoMode, kept while opens > 0 */
     uint8_t no_passthrough;  /* the kernel refused it once: sticky for this node alone */
     uint8_t fd_writable;     /* its descriptor is open for writing, too */
-    uint8_t attrs_out;       /* the kernel was told that it may remember its attributes */
-    uint8_t reserved[2];
+    uint8_t reserved[3];
     uint32_t file_uid, file_gid; /* who defined a file section */
     SfsTime atime, mtime, ctime, btime;
     uint64_t size; /* page sections without a descriptor: always 0; links: length of target */

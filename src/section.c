@@ -243,13 +243,12 @@ sfs_section_attrs_stay(SfsMount *mount, const SfsTarget *target)
         return target->class == SFS_CLASS_NODE;
     if (rec->kind == SFS_KIND_FILE)
         return false;
+    if (!mount->header->passthrough)
+        return true;
     sfs_node_lock(mount->nodes, target->slot);
     backing = sfs_node_backing_locked(mount->nodes, target->slot);
-    if (rec->opens == 0)
-        rec->attrs_out = backing == NULL || rec->backing_id == 0 ||
-                         sfs_passthrough_sole_user(sfs_backing_data_fd(backing));
-    /* While it is open they stay if they did before: nobody has opened it for writing since. */
-    stay = rec->attrs_out;
+    stay = rec->opens == 0 && (backing == NULL || rec->backing_id == 0 ||
+                               sfs_passthrough_sole_user(sfs_backing_data_fd(backing)));
     sfs_node_unlock(mount->nodes, target->slot);
     return stay;
 }
@@ -481,10 +480,6 @@ open_section(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpe
     if ((target->nodeid & SFS_SERIAL_MASK) != rec->nodeid_serial) {
         sfs_node_unlock(mount->nodes, target->slot);
         return -ESTALE;
-    }
-    if ((handle->rec->flags & O_ACCMODE) != O_RDONLY) {
-        reply->forget_attrs = rec->attrs_out;
-        rec->attrs_out = 0;
     }
     if (rec->opens == 0)
         rec->io_mode = (uint8_t)choose_io_mode(mount, rec, handle->backing, privileged);

@@ -31,10 +31,8 @@ typedef struct {
 /* How the kernel is to do the I/O of a handle. */
 typedef struct {
     SfsIoMode mode;
-    int backing_id;    /* with SFS_IO_PASSTHROUGH */
-    bool keep_cache;   /* what the kernel has cached of this inode is still right */
-    bool forget_attrs; /* the attributes that the kernel was told to remember may change from now on
-                        */
+    int backing_id;  /* with SFS_IO_PASSTHROUGH */
+    bool keep_cache; /* what the kernel has cached of this inode is still right */
 } SfsOpenReply;
 
 SfsSections *sfs_sections_new(SfsMount *mount);
@@ -45,9 +43,10 @@ void sfs_sections_free(SfsMount *mount);
 int sfs_section_stat(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle,
                      struct stat *st);
 
-/* Whether the kernel may remember the attributes until it changes them itself: not those of a real
- * file, nor those of a section that somebody has open or mapped, for stores to memory change them
- * unseen. */
+/* Whether the kernel may remember the attributes until it changes them itself. Not those of a real
+ * file. Those of a page section in passthrough change unseen by stores to a mapping, so they must
+ * be asked for while there may be one; that there is a new one the kernel notices by itself, for it
+ * takes a mapping for an access and then asks. Elsewhere all changes come through the kernel. */
 bool sfs_section_attrs_stay(SfsMount *mount, const SfsTarget *target);
 
 /* Sets those members of @st that @what (SFS_SET_*) names. */

@@ -77,9 +77,15 @@ def test_read_only_facts_cannot_be_set(mnt):
     def body():
         write(mnt / "x", b"")
         before = {name: os.getxattr(mnt / "x", name) for name in listed(mnt / "x")}
-        for key in ("kind", "mode", "opens", "private", "size"):
-            with refused(errno.EPERM):
-                os.setxattr(mnt / "x", "user.section." + key, b"1")
+        # Tools that copy attributes write facts as well: what could be one is taken and has no effect.
+        for key, value in (("kind", b"page"), ("mode", b"direct"), ("opens", b"7"),
+                           ("private", b"1"), ("size", b"123456")):
+            os.setxattr(mnt / "x", "user.section." + key, value)
+            os.removexattr(mnt / "x", "user.section." + key)
+            with refused(errno.EINVAL):
+                os.setxattr(mnt / "x", "user.section." + key, b"nonsense")
+        with refused(errno.EPERM):              # what it is does not change by saying so
+            os.setxattr(mnt / "x", "user.section.kind", b"file")
         assert {name: os.getxattr(mnt / "x", name) for name in listed(mnt / "x")} == before
     mnt.run(body)
 
@@ -109,11 +115,17 @@ def test_attributes_cannot_be_set_through_the_dot_names(mnt):
     assert attribute(mnt / "x", "protect") == "readwrite"
 
 
-def test_attributes_cannot_be_removed(mnt):
+def test_removing_an_attribute_sets_what_is_normal(mnt, place):
     write(mnt / "x", b"")
-    for key in ("kind", "file", "protect", "nonsense"):
-        with refused(errno.EPERM):
-            os.removexattr(mnt / "x", "user.section." + key)
+    os.setxattr(mnt / "x", "user.section.protect", b"readonly")
+    os.removexattr(mnt / "x", "user.section.protect")
+    assert attribute(mnt / "x", "protect") == "readwrite"
+    with refused(errno.ENODATA):
+        os.removexattr(mnt / "x", "user.section.nonsense")
+    write(f"{place}/real", b"data")
+    os.setxattr(mnt / "x", "user.section.file", f"{place}/real".encode())
+    with refused(errno.EPERM):                  # what it is does not go
+        os.removexattr(mnt / "x", "user.section.file")
 
 
 def test_only_the_owner_may_set(mnt, user, other):
