@@ -710,7 +710,8 @@ test_refused(void)
     g_assert_cmpint(rig.view->ops->truncate(rig.view, MAP_OFFSET + 1), ==, -EFBIG);
     g_assert_cmpint(rig.view->ops->allocate(rig.view, 0, MAP_OFFSET, 1), ==, -EFBIG);
     g_assert_cmpint(rig.view->ops->allocate(rig.view, 0, 1, INT64_MAX), ==, -EFBIG);
-    /* Making zeros to the end of all files, and beyond the end of this one, is nothing to refuse. */
+    /* Making zeros to the end of all files, and beyond the end of this one, is nothing to refuse.
+     */
     g_assert_cmpint(rig.view->ops->allocate(rig.view, PUNCH, INT64_MAX - 1, 1), ==, 0);
     g_assert_cmpint(rig.view->ops->allocate(rig.view, FALLOC_FL_COLLAPSE_RANGE, 0, 4096), ==,
                     -EOPNOTSUPP);
