@@ -22,7 +22,7 @@ struct SfsNodes {
 
 #define BACKINGS_BYTES (sizeof(SfsBacking *) * ((size_t)SFS_MAX_NODES + 1))
 
-static void let_go(uint32_t slot, void *data);
+static bool let_go(uint32_t slot, void *data);
 
 SfsNodes *
 sfs_nodes_new(SfsRegistry *registry, int device, int link)
@@ -266,6 +266,17 @@ sfs_node_unpin(SfsNodes *nodes, uint32_t slot)
     unlock_and_collect(nodes, slot);
 }
 
+/* Whether it is a page section with a file of the store in which there is nothing. Locked. */
+static bool
+is_empty(SfsNodes *nodes, uint32_t slot)
+{
+    SfsBacking *backing = nodes->backings[slot];
+    struct stat st;
+
+    return backing != NULL && record(nodes, slot)->kind == SFS_KIND_PAGE &&
+           backing->ops->stat(backing, &st) == 0 && st.st_size == 0 && st.st_blocks == 0;
+}
+
 /* Takes the file of the store from a page section that is empty, and of which no mapping is left
  * through which it could be more again: an empty section costs no descriptor. Locked, no handle
  * open. */
@@ -276,8 +287,7 @@ take_if_empty(SfsNodes *nodes, uint32_t slot)
     SfsBacking *backing = nodes->backings[slot];
     struct stat st;
 
-    if (backing == NULL || rec->kind != SFS_KIND_PAGE || backing->ops->stat(backing, &st) < 0 ||
-        st.st_size != 0 || st.st_blocks != 0)
+    if (!is_empty(nodes, slot) || backing->ops->stat(backing, &st) < 0)
         return NULL;
     if (rec->backing_id != 0 && !sfs_passthrough_sole_user(sfs_backing_data_fd(backing))) {
         /* Whoever it is may let go between the two looks. */
@@ -293,18 +303,22 @@ take_if_empty(SfsNodes *nodes, uint32_t slot)
 
 /* On the watch's thread: somebody has closed the file of this section, or of the one that had its
  * slot. */
-static void
+static bool
 let_go(uint32_t slot, void *data)
 {
     SfsNodes *nodes = data;
     SfsNodeRec *rec = record(nodes, slot);
     SfsBacking *unused = NULL;
+    bool wanted;
 
     sfs_node_lock(nodes, slot);
-    if (atomic_load(&rec->state) == SFS_LIVE && rec->opens == 0)
+    /* While it is open, its next close looks anew; with bytes in it it stays as it is. */
+    wanted = atomic_load(&rec->state) == SFS_LIVE && rec->opens == 0 && is_empty(nodes, slot);
+    if (wanted)
         unused = take_if_empty(nodes, slot);
     sfs_node_unlock(nodes, slot);
     sfs_backing_unref(unused);
+    return !wanted || unused != NULL;
 }
 
 void

@@ -7,6 +7,16 @@
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 
+/* How often, and how many milliseconds apart, a file is looked at again that was closed and still
+ * has other users. */
+#define LOOKS 10
+#define LOOK_AGAIN_MS 2
+
+typedef struct {
+    uint32_t slot;
+    int looks; /* left */
+} Again;
+
 struct SfsWatch {
     int inotify;
     int stop; /* an eventfd */
@@ -16,6 +26,8 @@ struct SfsWatch {
 
     GMutex lock;       /* protects slots */
     GHashTable *slots; /* watch descriptor → slot */
+
+    GArray *again; /* of Again; the thread's own */
 };
 
 /* The slot that a watch descriptor was for; false: of none any more. */
@@ -36,6 +48,24 @@ take_slot(SfsWatch *watch, int descriptor, uint32_t *slot)
 }
 
 static void
+look(SfsWatch *watch, Again one)
+{
+    if (!watch->closed(one.slot, watch->data) && --one.looks > 0)
+        g_array_append_val(watch->again, one);
+}
+
+static void
+look_again(SfsWatch *watch)
+{
+    guint n = watch->again->len;
+
+    for (guint i = 0; i < n; i++)
+        look(watch, g_array_index(watch->again, Again, i));
+    if (n > 0)
+        g_array_remove_range(watch->again, 0, n);
+}
+
+static void
 handle_events(SfsWatch *watch)
 {
     char buffer[64 * sizeof(struct inotify_event)]
@@ -49,7 +79,7 @@ handle_events(SfsWatch *watch)
         /* A oneshot watch also says that it is gone; the close came first and has taken the slot.
          */
         if (take_slot(watch, event->wd, &slot) && event->mask & IN_CLOSE)
-            watch->closed(slot, watch->data);
+            look(watch, (Again){slot, LOOKS});
         at += sizeof *event + event->len;
     }
 }
@@ -63,7 +93,9 @@ run(gpointer data)
         {.fd = watch->inotify, .events = POLLIN},
     };
 
-    while (poll(fds, G_N_ELEMENTS(fds), -1) < 0 || !(fds[0].revents & POLLIN)) {
+    while (poll(fds, G_N_ELEMENTS(fds), watch->again->len > 0 ? LOOK_AGAIN_MS : -1) < 0 ||
+           !(fds[0].revents & POLLIN)) {
+        look_again(watch);
         if (fds[1].revents & POLLIN)
             handle_events(watch);
     }
@@ -87,6 +119,7 @@ sfs_watch_new(SfsWatchFunc closed, void *data)
     watch->data = data;
     g_mutex_init(&watch->lock);
     watch->slots = g_hash_table_new(NULL, NULL);
+    watch->again = g_array_new(FALSE, FALSE, sizeof(Again));
     watch->thread = g_thread_new("watch", run, watch);
     return watch;
 }
@@ -103,6 +136,7 @@ sfs_watch_free(SfsWatch *watch)
     close(watch->stop);
     close(watch->inotify);
     g_hash_table_unref(watch->slots);
+    g_array_unref(watch->again);
     g_mutex_clear(&watch->lock);
     g_free(watch);
 }

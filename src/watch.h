@@ -12,9 +12,11 @@
 
 typedef struct SfsWatch SfsWatch;
 
-/* Called on the watch's own thread, once for each sfs_watch_add(), after the file was closed by
- * somebody; that need not have been the last one. */
-typedef void (*SfsWatchFunc)(uint32_t slot, void *data);
+/* Called on the watch's own thread after the file was closed by somebody, who need not have been
+ * the last one. False: it still has other users. The kernel tells of a close a moment before it
+ * counts it, so then it is called again a few times within some milliseconds; after that, only for
+ * another sfs_watch_add(). */
+typedef bool (*SfsWatchFunc)(uint32_t slot, void *data);
 
 /* NULL where the kernel gives no inotify instance; the functions below then do nothing. */
 SfsWatch *sfs_watch_new(SfsWatchFunc closed, void *data);
