@@ -99,15 +99,17 @@ def test_very_many_in_one_directory(mnt, session):
     session.watchdog.arm(600)
     os.mkdir(mnt / "d")
     names = [mnt / f"d/section{n}" for n in range(MANY)]
+    fds = descriptors(mnt)
     create(mnt / "warm")
-    memory, fds = resident(mnt), descriptors(mnt)
+    eventually(lambda: descriptors(mnt) <= fds)         # a close comes a moment later
+    memory = resident(mnt)
 
     timing = Timing()
     timing.each(make, names)
     timing.assert_linear("create")
     assert mnt.stats()["sections"] == MANY + 2
     assert resident(mnt) - memory <= EACH * MANY
-    assert descriptors(mnt) == fds
+    assert descriptors(mnt) <= fds
 
     before = time.perf_counter()
     listed = run("ls", "-f", mnt / "d").stdout.split()
@@ -140,15 +142,17 @@ def test_very_many_in_one_directory(mnt, session):
 def test_very_many_opened_and_closed(mnt, session):
     """Made by open and close: nothing of that stays."""
     session.watchdog.arm(600)
+    fds = descriptors(mnt)
     create(mnt / "warm")
     count = MANY // 2
+    eventually(lambda: descriptors(mnt) <= fds)
     before = mnt.stats()
-    memory, fds = resident(mnt), descriptors(mnt)
+    memory = resident(mnt)
     timing = Timing()
     timing.each(create, [mnt / f"x{n}" for n in range(count)])
     timing.assert_linear("open and close")
     eventually(lambda: mnt.stats()["handles"] == 0)
-    eventually(lambda: descriptors(mnt) == fds)
+    eventually(lambda: descriptors(mnt) <= fds)
     assert resident(mnt) - memory <= EACH * count
     assert mnt.stats()["size_used"] == before["size_used"] == 0
     timing = Timing()
