@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/* Bytes of open sections and views: what was decided at open is only done here. */
+#include "section-internal.h"
+
+#include <string.h>
+
+/* The most that one copy request moves: a request must not hold a thread for long. */
+#define COPY_AT_A_TIME ((size_t)8 << 20)
+#define COPY_BUFFER ((size_t)256 << 10)
+
+/* For operations through a handle: it has bytes, and was opened for writing. (The kernel checks the
+ * latter as well; but it is not the one whose file this is.) */
+static int
+check_handle(const SfsHandle *handle, bool writes)
+{
+    if (handle->backing == NULL)
+        return -EINVAL;
+    if (writes && (handle->rec->flags & O_ACCMODE) == O_RDONLY)
+        return -EBADF;
+    return 0;
+}
+
+ssize_t
+sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, size_t size, off_t offset,
+                  unsigned how)
+{
+    /* Written back pages come with any handle of the inode that can write. */
+    int r = check_handle(handle, true);
+
+    if (r < 0)
+        return r;
+    return handle->backing->ops->write(handle->backing, buf, size, offset, how);
+}
+
+int
+sfs_section_allocate(SfsMount *mount, SfsHandle *handle, int mode, off_t offset, off_t length)
+{
+    int r = check_handle(handle, true);
+
+    return r < 0 ? r : handle->backing->ops->allocate(handle->backing, mode, offset, length);
+}
+
+off_t
+sfs_section_seek(SfsMount *mount, SfsHandle *handle, off_t offset, int whence)
+{
+    int r = check_handle(handle, false);
+
+    return r < 0 ? r : handle->backing->ops->seek(handle->backing, offset, whence);
+}
+
+int
+sfs_section_sync(SfsMount *mount, SfsHandle *handle, bool data_only)
+{
+    if (handle->backing == NULL || handle->backing->ops->sync == NULL)
+        return 0;
+    return handle->backing->ops->sync(handle->backing, data_only);
+}
+
+/* The kernel's own copy where both are plain files, which on some file systems shares extents. The
+ * store is left out: it has to account for what it gets. */
+static ssize_t
+copy_by_kernel(SfsHandle *from, off_t from_offset, SfsHandle *to, off_t to_offset, size_t length)
+{
+    int in = sfs_backing_data_fd(from->backing), out = sfs_backing_data_fd(to->backing);
+    ssize_t n;
+
+    if (in < 0 || out < 0 || strcmp(to->backing->ops->kind, "file") != 0)
+        return -EOPNOTSUPP;
+    n = copy_file_range(in, &from_offset, out, &to_offset, length, 0);
+    return n >= 0 ? n : -errno;
+}
+
+static ssize_t
+copy_by_hand(SfsHandle *from, off_t from_offset, SfsHandle *to, off_t to_offset, size_t length)
+{
+    g_autofree char *buffer = g_malloc(MIN(length, COPY_BUFFER));
+    size_t done = 0;
+
+    while (done < length) {
+        ssize_t got = from->backing->ops->read(
+            from->backing, buffer, MIN(length - done, COPY_BUFFER), from_offset + (off_t)done);
+        ssize_t put;
+
+        if (got <= 0)
+            return done > 0 || got == 0 ? (ssize_t)done : got;
+        put = to->backing->ops->write(to->backing, buffer, (size_t)got, to_offset + (off_t)done, 0);
+        if (put < 0)
+            return done > 0 ? (ssize_t)done : put;
+        done += (size_t)put;
+        if (put < got)
+            break;
+    }
+    return (ssize_t)done;
+}
+
+ssize_t
+sfs_section_copy(SfsMount *mount, SfsHandle *from, off_t from_offset, SfsHandle *to,
+                 off_t to_offset, size_t length)
+{
+    ssize_t n;
+    int r = check_handle(from, false);
+
+    if (r == 0)
+        r = check_handle(to, true);
+    if (r < 0)
+        return r;
+    length = MIN(length, COPY_AT_A_TIME);
+    n = copy_by_kernel(from, from_offset, to, to_offset, length);
+    if (n >= 0 || n == -ENOSPC || n == -EIO || n == -EFBIG)
+        return n;
+    return copy_by_hand(from, from_offset, to, to_offset, length);
+}
