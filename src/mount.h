@@ -13,6 +13,7 @@ typedef struct SfsNamespace SfsNamespace;
 typedef struct SfsSections SfsSections;
 typedef struct SfsViews SfsViews;
 typedef struct SfsLocks SfsLocks;
+typedef struct SfsDeferral SfsDeferral;
 
 typedef struct {
     SfsRegistry *registry;
@@ -27,6 +28,5 @@ typedef struct {
     SfsViews *views;
     SfsLocks *locks;
     struct fuse_session *session;
-    /* For what may have to wait on the mount itself, see ops.c. */
-    GThreadPool *path_waiters, *view_waiters;
+    SfsDeferral *deferral;
 } SfsMount;

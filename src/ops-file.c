@@ -2,6 +2,7 @@
 /* Operations on open files: open and release, bytes, locks. In the shape that ops.c describes. */
 #include "ops-internal.h"
 
+#include "defer.h"
 #include "info.h"
 #include "lock.h"
 #include "namespace.h"
@@ -56,42 +57,22 @@ open_and_reply(fuse_req_t req, const SfsTarget *target, struct fuse_file_info *f
         sfs_section_release(mount, handle);
 }
 
-/* Opening a view, once the kernel has written back what was stored to its base by mappings. */
-typedef struct {
-    Waiting waiting;
-    fuse_req_t req;
-    fuse_ino_t ino;
-    struct fuse_file_info fi;
-} ViewOpening;
-
-static void
-open_view_by_waiter(Waiting *waiting)
-{
-    ViewOpening *opening = (ViewOpening *)waiting;
-    g_auto(SfsTarget) target = {0};
-
-    if (sfs_op_resolve(opening->req, opening->ino, &target)) {
-        fuse_lowlevel_notify_inval_inode(
-            sfs_op_mount(opening->req)->session,
-            sfs_nodeid(SFS_CLASS_NODE, target.slot, target.rec->nodeid_serial), 0, 0);
-        open_and_reply(opening->req, &target, &opening->fi);
-    }
-    g_free(opening);
-}
-
 void
 sfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    ViewOpening opening = {{open_view_by_waiter}, req, ino, *fi};
     g_auto(SfsTarget) target = {0};
 
     if (!sfs_op_resolve(req, ino, &target))
         return;
-    if (target.class == SFS_CLASS_COW && sfs_section_may_be_dirty(&target))
-        g_thread_pool_push(sfs_op_mount(req)->view_waiters, g_memdup2(&opening, sizeof opening),
-                           NULL);
-    else
-        open_and_reply(req, &target, fi);
+    if (target.class == SFS_CLASS_COW && sfs_section_may_be_dirty(&target)) {
+        if (sfs_defer(req, SFS_WAIT_VIEW))
+            return;
+        /* The kernel writes back what was stored to its base by mappings. */
+        fuse_lowlevel_notify_inval_inode(
+            sfs_op_mount(req)->session,
+            sfs_nodeid(SFS_CLASS_NODE, target.slot, target.rec->nodeid_serial), 0, 0);
+    }
+    open_and_reply(req, &target, fi);
 }
 
 /* Opens and replies a section that was just made. False: that failed; the reference for the kernel,

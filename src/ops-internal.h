@@ -36,13 +36,6 @@ int sfs_op_fill_entry(fuse_req_t req, const SfsTarget *target, struct fuse_entry
 /* Takes back references that the kernel was to get. */
 void sfs_op_forget(SfsMount *mount, const SfsTarget *target, uint64_t n);
 
-/* --- waiting --------------------------------------------------------------------------------- */
-
-/* A request on its way to a thread of its own pool, which may wait on this very mount. */
-typedef struct Waiting {
-    void (*run)(struct Waiting *waiting); /* replies, and frees it */
-} Waiting;
-
 /* --- ops-file.c ------------------------------------------------------------------------------ */
 
 void sfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);

@@ -5,14 +5,13 @@
  * to the kernel can fail, when the request was interrupted or the mount is gone; then the kernel
  * does not have it, and it is taken back here.
  *
- * Two operations may have to wait on this very mount: setting `user.section.file` to a path that
- * leads through it, and opening a copy-on-write view over a section of which the kernel has pages
- * that it has yet to write back. These are done on the threads of a pool of their own, so that the
- * threads that answer the lookups and writes are never among those that wait for them.
+ * Operations that may have to wait, for this very mount or for other processes, are put off to
+ * threads that may (defer.h).
  */
 #include "ops-internal.h"
 
 #include "control.h"
+#include "defer.h"
 #include "info.h"
 #include "log.h"
 #include "namespace.h"
@@ -27,8 +26,6 @@
 /* Names change through the kernel only, so it may remember them for as long as it likes; attributes
  * as sfs_section_attrs_stay() says. A copy-on-write name must be looked up for each open. */
 #define ASK_AGAIN 0.0
-
-#define WAITER_THREADS 4
 
 /* --- what every operation needs -------------------------------------------------------------- */
 
@@ -140,15 +137,6 @@ reply_target(fuse_req_t req, const SfsTarget *target)
     } else if (fuse_reply_entry(req, &entry) != 0) {
         sfs_op_forget(mount, target, 1);
     }
-}
-
-/* On a thread of one of the pools. */
-static void
-run_waiting(gpointer data, gpointer unused)
-{
-    Waiting *waiting = data;
-
-    waiting->run(waiting);
 }
 
 /* --- names ----------------------------------------------------------------------------------- */
@@ -576,17 +564,6 @@ op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
     reply_sized(req, list, size);
 }
 
-/* A setxattr request on its way to the waiters' pool, or done at once. */
-typedef struct {
-    Waiting waiting;
-    fuse_req_t req;
-    fuse_ino_t ino;
-    char *name;
-    void *value;
-    size_t size;
-    int flags;
-} Setting;
-
 static void
 forget_name(uint64_t dir_nodeid, const char *name, void *session)
 {
@@ -605,48 +582,21 @@ forget_names(fuse_req_t req, const SfsTarget *target)
 }
 
 static void
-set_attribute(const Setting *setting)
+op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
+            int flags)
 {
-    fuse_req_t req = setting->req;
     SfsCaller caller = sfs_op_caller(req);
     g_auto(SfsTarget) target = {0};
     int r;
 
-    if (!sfs_op_resolve(req, setting->ino, &target))
+    if (sfs_control_may_block(name) && sfs_defer(req, SFS_WAIT_PATH))
         return;
-    r = sfs_control_set(sfs_op_mount(req), &target, &caller, setting->name, setting->value,
-                        setting->size, setting->flags);
-    if (r == 0 && sfs_control_may_block(setting->name))
+    if (!sfs_op_resolve(req, ino, &target))
+        return;
+    r = sfs_control_set(sfs_op_mount(req), &target, &caller, name, value, size, flags);
+    if (r == 0 && sfs_control_may_block(name))
         forget_names(req, &target);
     sfs_op_reply(req, r);
-}
-
-static void
-set_by_waiter(Waiting *waiting)
-{
-    Setting *setting = (Setting *)waiting;
-
-    set_attribute(setting);
-    g_free(setting->name);
-    g_free(setting->value);
-    g_free(setting);
-}
-
-static void
-op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
-            int flags)
-{
-    Setting setting = {{set_by_waiter}, req, ino, (char *)name, (void *)value, size, flags};
-    Setting *copy;
-
-    if (!sfs_control_may_block(name)) {
-        set_attribute(&setting);
-        return;
-    }
-    copy = g_memdup2(&setting, sizeof setting);
-    copy->name = g_strdup(name);
-    copy->value = g_memdup2(value, size);
-    g_thread_pool_push(sfs_op_mount(req)->path_waiters, copy, NULL);
 }
 
 static void
@@ -706,24 +656,4 @@ sfs_ops(void)
     };
 
     return &table;
-}
-
-void
-sfs_ops_start(SfsMount *mount)
-{
-    mount->path_waiters = g_thread_pool_new(run_waiting, NULL, WAITER_THREADS, FALSE, NULL);
-    mount->view_waiters = g_thread_pool_new(run_waiting, NULL, WAITER_THREADS, FALSE, NULL);
-}
-
-bool
-sfs_ops_stop(SfsMount *mount)
-{
-    bool idle = g_thread_pool_get_num_threads(mount->path_waiters) == 0 &&
-                g_thread_pool_get_num_threads(mount->view_waiters) == 0;
-
-    if (idle) {
-        g_thread_pool_free(mount->path_waiters, TRUE, TRUE);
-        g_thread_pool_free(mount->view_waiters, TRUE, TRUE);
-    }
-    return idle;
 }

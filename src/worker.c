@@ -9,6 +9,7 @@
  */
 #include "worker.h"
 
+#include "defer.h"
 #include "keeper-link.h"
 #include "lock.h"
 #include "log.h"
@@ -160,6 +161,7 @@ serve_one(Worker *worker, struct fuse_buf *buf)
     count_request(worker, buf);
     if (!atomic_load(&worker->mount.header->ready))
         save_init(worker, buf);
+    sfs_defer_serving(buf);
     fuse_session_process_buf(worker->mount.session, buf);
     return !fuse_session_exited(worker->mount.session);
 }
@@ -271,7 +273,7 @@ open_rooms(Worker *worker)
     mount->sections = sfs_sections_new(mount);
     mount->views = sfs_views_new();
     mount->locks = sfs_locks_new();
-    sfs_ops_start(mount);
+    mount->deferral = sfs_deferral_new();
 }
 
 static void
@@ -281,7 +283,7 @@ close_rooms(Worker *worker)
 
     /* A thread that still waits, for a lock or a file server, must not find the rooms gone. Without
      * it the end of the process does as well. */
-    if (!sfs_ops_stop(mount) || !sfs_locks_idle(mount->locks))
+    if (!sfs_deferral_free(mount->deferral) || !sfs_locks_idle(mount->locks))
         _exit(0);
     sfs_sections_free(mount);
     sfs_views_free(mount->views);

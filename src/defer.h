@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Requests that may have to wait: for this very mount, or for other processes. They are done on
+ * threads of their own, so that those that answer everything else are never among the ones that
+ * wait.
+ *
+ * What is put off is the request as the kernel sent it; a waiting thread processes it from the
+ * start, and there the operation finds that it may wait.
+ */
+#pragma once
+
+#include "mount.h"
+
+#include <fuse_lowlevel.h>
+
+/* What for. Each has threads of its own: those of one sort may wait for one another. */
+typedef enum {
+    SFS_WAIT_PATH, /* a file is opened by a path that may lead through this mount */
+    SFS_WAIT_VIEW, /* the kernel writes back what was stored to the base of a view */
+    SFS_WAIT_SCAN, /* /proc is looked through, or a close that was told of is waited for */
+    SFS_WAITS,
+} SfsWaitFor;
+
+SfsDeferral *sfs_deferral_new(void);
+/* False: some request is still waiting, for whatever it is, and uses the rooms. Else it is freed.
+ */
+bool sfs_deferral_free(SfsDeferral *deferral);
+
+/* The calling thread is about to process @buf, which stays until it calls this again. */
+void sfs_defer_serving(const struct fuse_buf *buf);
+
+/* True: the request is on its way to a thread that may wait, and the caller has nothing more to do
+ * with it. False: this is such a thread. */
+bool sfs_defer(fuse_req_t req, SfsWaitFor what);
