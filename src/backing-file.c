@@ -11,6 +11,7 @@
 typedef struct {
     SfsBacking base;
     int fd;
+    off_t offset, length; /* of a window; length 0: to the end of the file */
 } FileBacking;
 
 static int
@@ -115,5 +116,137 @@ sfs_backing_file_new(int fd)
 
     sfs_backing_init(&new->base, &file_ops);
     new->fd = fd;
+    return &new->base;
+}
+
+/* --- windows --------------------------------------------------------------------------------- */
+
+static FileBacking *
+window(SfsBacking *backing)
+{
+    return (FileBacking *)backing;
+}
+
+/* How many of the bytes [offset, offset + size) of a window are in it, as far as its length goes.
+ */
+static uint64_t
+within(const FileBacking *self, off_t offset, uint64_t size)
+{
+    off_t end = self->length != 0 ? self->length : INT64_MAX - self->offset;
+
+    return offset >= end ? 0 : MIN(size, (uint64_t)(end - offset));
+}
+
+static int
+window_stat(SfsBacking *backing, struct stat *st)
+{
+    const FileBacking *self = window(backing);
+    int r = file_stat(backing, st);
+    off_t size = MAX(st->st_size - self->offset, 0);
+
+    if (r < 0)
+        return r;
+    st->st_size = self->length != 0 ? MIN(size, self->length) : size;
+    st->st_blocks = MIN(st->st_blocks, (blkcnt_t)(sfs_page_round_up((uint64_t)st->st_size) / 512));
+    return 0;
+}
+
+static ssize_t
+window_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
+{
+    const FileBacking *self = window(backing);
+
+    size = (size_t)within(self, offset, size);
+    return size > 0 ? sfs_pread_full(self->fd, buf, size, self->offset + offset) : 0;
+}
+
+static ssize_t
+window_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsigned how)
+{
+    const FileBacking *self = window(backing);
+    size_t fits = (size_t)within(self, offset, size);
+
+    if (fits == 0)
+        return size == 0 ? 0 : -EFBIG;
+    /* Only where the window goes to the end of the file is that end its own. */
+    if (self->length != 0)
+        how &= ~(unsigned)SFS_WRITE_APPEND;
+    return file_write(backing, buf, fits, self->offset + offset, how);
+}
+
+static int
+window_truncate(SfsBacking *backing, off_t size)
+{
+    const FileBacking *self = window(backing);
+    struct stat st;
+    int r = window_stat(backing, &st);
+
+    if (r < 0 || size == st.st_size)
+        return r;
+    if (size < st.st_size)
+        return -EPERM; /* its file is not shortened by it */
+    return within(self, 0, (uint64_t)size) < (uint64_t)size
+               ? -EFBIG
+               : file_truncate(backing, self->offset + size);
+}
+
+static int
+window_allocate(SfsBacking *backing, int mode, off_t offset, off_t length)
+{
+    const FileBacking *self = window(backing);
+    uint64_t fits = within(self, offset, (uint64_t)length);
+
+    if (mode & FALLOC_FL_KEEP_SIZE && mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))
+        length = (off_t)fits; /* there is nothing beyond to take away */
+    else if (fits < (uint64_t)length)
+        return -EFBIG;
+    return length > 0 ? file_allocate(backing, mode, self->offset + offset, length) : 0;
+}
+
+static off_t
+window_seek(SfsBacking *backing, off_t offset, int whence)
+{
+    const FileBacking *self = window(backing);
+    struct stat st;
+    off_t at;
+    int r = window_stat(backing, &st);
+
+    if (r < 0)
+        return r;
+    if (offset < 0 || offset >= st.st_size)
+        return -ENXIO;
+    at = file_seek(backing, self->offset + offset, whence);
+    if (at < 0)
+        return at;
+    at -= self->offset;
+    if (at >= st.st_size)
+        return whence == SEEK_HOLE ? st.st_size : -ENXIO;
+    return at;
+}
+
+static const SfsBackingOps window_ops = {
+    .kind = "file",
+    .stat = window_stat,
+    .read = window_read,
+    .write = window_write,
+    .truncate = window_truncate,
+    .allocate = window_allocate,
+    .seek = window_seek,
+    .sync = file_sync,
+    .set_times = file_set_times,
+    .data_fd = NULL, /* the offsets differ */
+    .lock_fd = file_fd,
+    .free = file_free,
+};
+
+SfsBacking *
+sfs_backing_window_new(int fd, off_t offset, off_t length)
+{
+    FileBacking *new = g_new0(FileBacking, 1);
+
+    sfs_backing_init(&new->base, &window_ops);
+    new->fd = fd;
+    new->offset = offset;
+    new->length = length;
     return &new->base;
 }

@@ -112,6 +112,10 @@ int sfs_backing_page_new(SfsStore *store, SfsBacking **backing, uint32_t *fd_slo
  * @fd_slot, and takes it back itself. */
 SfsBacking *sfs_backing_file_new(int fd);
 
+/* The same for a part of it: @length bytes from @offset on, 0: to its end, now and later. Nothing
+ * outside is reached, and the file is never shortened. */
+SfsBacking *sfs_backing_window_new(int fd, off_t offset, off_t length);
+
 /*
  * A private view of @base (a reference is taken; NULL: nothing but zeros). Of the view's record, at
  * @slot of the registry, it keeps size, base_limit, fd_slot and times from now on; they are to be

@@ -102,6 +102,26 @@ identify(const SfsCaller *caller, int proc, Identity *identity)
         identity->effective = g_ascii_strtoull(text + strspn(text, " \t"), NULL, 16);
 }
 
+bool
+sfs_caller_may(const SfsCaller *caller, uid_t uid, gid_t gid, mode_t mode, int want)
+{
+    char name[64];
+    sfs_autofd proc = -1;
+    g_auto(Identity) identity = {0};
+    bool in_group = caller->gid == gid;
+
+    if (caller->uid == 0)
+        return true;
+    if (caller->uid == uid)
+        return (mode >> 6 & (mode_t)want) == (mode_t)want;
+    g_snprintf(name, sizeof name, "/proc/%d", (int)caller->pid);
+    proc = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    identify(caller, proc, &identity);
+    for (guint i = 0; !in_group && i < identity.groups->len; i++)
+        in_group = g_array_index(identity.groups, gid_t, i) == gid;
+    return ((in_group ? mode >> 3 : mode) & (mode_t)want) == (mode_t)want;
+}
+
 /* --- taking it on ---------------------------------------------------------------------------- */
 
 typedef struct {
@@ -172,15 +192,16 @@ resolve(int root, const char *path)
 
 /* Opens for good what resolve() found, once it is known to be harmless to open. */
 static int
-open_resolved(int path_fd, bool *writable)
+open_resolved(int path_fd, SfsFileAccess access, bool *writable)
 {
     char name[32];
     int fd;
 
     g_snprintf(name, sizeof name, "/proc/self/fd/%d", path_fd);
-    *writable = true;
-    fd = open(name, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_LARGEFILE);
-    if (fd < 0 && (errno == EACCES || errno == EPERM || errno == EROFS || errno == ETXTBSY)) {
+    *writable = access != SFS_FILE_READ;
+    fd = open(name, (*writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_LARGEFILE);
+    if (fd < 0 && access == SFS_FILE_WRITE_IF_ALLOWED &&
+        (errno == EACCES || errno == EPERM || errno == EROFS || errno == ETXTBSY)) {
         *writable = false;
         fd = open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_LARGEFILE);
     }
@@ -225,7 +246,8 @@ check_target(int path_fd, dev_t own_dev)
 }
 
 int
-sfs_caller_open_file(const SfsCaller *caller, const char *path, dev_t own_dev, bool *writable)
+sfs_caller_open_file(const SfsCaller *caller, const char *path, dev_t own_dev, SfsFileAccess access,
+                     bool *writable)
 {
     bool privileged = geteuid() == 0;
     char name[64];
@@ -262,7 +284,7 @@ sfs_caller_open_file(const SfsCaller *caller, const char *path, dev_t own_dev, b
     if (r >= 0)
         r = check_target(target, own_dev);
     if (r == 0)
-        r = open_resolved(target, writable);
+        r = open_resolved(target, access, writable);
     if (privileged)
         put_off(&saved);
     return r == -EMFILE ? -ENFILE : r; /* the limit is the daemon's, not the caller's */

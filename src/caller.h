@@ -20,9 +20,15 @@ typedef struct {
     pid_t pid; /* of the thread, in the daemon's view; 0 where that does not see it */
 } SfsCaller;
 
+typedef enum {
+    SFS_FILE_WRITE_IF_ALLOWED, /* else for reading alone */
+    SFS_FILE_WRITE,
+    SFS_FILE_READ,
+} SfsFileAccess;
+
 /*
- * Opens the regular file @path (absolute) for @caller: for reading and writing, or where that is
- * not allowed, for reading alone (@writable tells). The descriptor's path was checked not to lie on
+ * Opens the regular file @path (absolute) for @caller: for reading, and as @access says for writing
+ * (@writable tells). The descriptor's path was checked not to lie on
  * the device @own_dev, this mount itself.
  *
  * The descriptor, or -EINVAL (not absolute), -ENOENT, -ENOTDIR, -EACCES, -ELOOP (on this mount, or
@@ -31,4 +37,9 @@ typedef struct {
  * or what open(2) says. Blocks as open(2) may; it may ask this very mount while it resolves the
  * path, so it must not run on a thread that the mount needs for its answers.
  */
-int sfs_caller_open_file(const SfsCaller *caller, const char *path, dev_t own_dev, bool *writable);
+int sfs_caller_open_file(const SfsCaller *caller, const char *path, dev_t own_dev,
+                         SfsFileAccess access, bool *writable);
+
+/* Whether permission bits allow the caller what @want says: R_OK, W_OK or X_OK (for a directory).
+ */
+bool sfs_caller_may(const SfsCaller *caller, uid_t uid, gid_t gid, mode_t mode, int want);

@@ -7,6 +7,8 @@
 
 #include "config.h"
 
+#include "policy.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <glib.h>
@@ -69,12 +71,15 @@ typedef struct {
     uint64_t size;                 /* bytes the store may hold, 0: no limit */
     uint64_t nr_sections;          /* files, directories, links together, 0: registry's own limit */
     uint64_t text_limit;           /* bytes of attributes, long names, targets; 0: no limit */
-    uint32_t root_mode;            /* permission bits of the root directory */
+    char sections_file[SFS_PATH_MAX]; /* absolute path of the list of sections, or empty */
+    SfsPolicy policy;                 /* the root directory's */
+    uint32_t root_mode;               /* permission bits of the root directory */
     uint32_t root_uid, root_gid;
     uint32_t drain_timeout; /* seconds that busy files may delay the end, 0: for ever */
     SfsPassthroughWish passthrough;
     bool foreground;
     bool debug;
+    bool strict;     /* semantics=nt: an empty file backs no section */
     bool no_atime;   /* reading leaves no trace */
     bool allow_root; /* nobody but root and who mounted it */
 } SfsConfig;

@@ -11,11 +11,15 @@
 #pragma once
 
 #include "caller.h"
+#include "defer.h"
 #include "mount.h"
 #include "node.h"
 
-/* Whether setting this attribute may have to open a file, and so to wait on this very mount. */
-bool sfs_control_may_block(const char *name);
+/* Whether setting this attribute, or getting it, may have to wait; and for what. */
+bool sfs_control_waits(const char *name, bool set, SfsWaitFor *what);
+
+/* Whether the section's names mean another nodeid once this attribute was set. */
+bool sfs_control_renews(const char *name);
 
 /* @value: g_string_free() by the caller on success. */
 int sfs_control_get(SfsMount *mount, const SfsTarget *target, const char *name, GString **value);

@@ -12,6 +12,7 @@ typedef struct SfsNodes SfsNodes;
 typedef struct SfsNamespace SfsNamespace;
 typedef struct SfsSections SfsSections;
 typedef struct SfsViews SfsViews;
+typedef struct SfsLifetimes SfsLifetimes;
 typedef struct SfsLocks SfsLocks;
 typedef struct SfsDeferral SfsDeferral;
 
@@ -26,6 +27,7 @@ typedef struct {
     SfsNamespace *names;
     SfsSections *sections;
     SfsViews *views;
+    SfsLifetimes *lifetimes;
     SfsLocks *locks;
     struct fuse_session *session;
     SfsDeferral *deferral;

@@ -6,27 +6,34 @@
 #define DIRENT_SIZE 20
 
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <string.h>
 #include <sys/sysmacros.h>
 
 /* In the index. Its name lies in the record where that has room for it, else in memory of its own.
  */
-typedef struct {
+typedef struct Entry {
     SfsDirentRec *rec;
     uint32_t slot;
     uint32_t parent;
     uint32_t length;
     const char *name;
+    struct Entry *next; /* another name of the same node */
 } Entry;
+
+#define BY_NODE_BYTES (sizeof(Entry *) * ((size_t)SFS_MAX_NODES + 1))
 
 struct SfsNamespace {
     SfsRegistry *registry;
     SfsNodes *nodes;
     uint64_t nr_sections;
+    SfsMayRemove may_remove;
+    void *may_remove_data;
 
     GRWLock lock;        /* protects all below */
     GHashTable *by_name; /* set of Entry, owns them */
+    Entry **by_node;     /* node slot → its names; sparse memory */
     GHashTable *dirs;    /* directory slot → GTree: readdir offset → Entry */
 };
 
@@ -133,6 +140,8 @@ index_add(SfsNamespace *names, SfsDirentRec *rec, uint32_t slot)
     }
     g_tree_insert(tree, &rec->cookie, entry);
     g_hash_table_add(names->by_name, entry);
+    entry->next = names->by_node[rec->node];
+    names->by_node[rec->node] = entry;
     count_entry(names, rec->parent, 1);
 }
 
@@ -140,7 +149,11 @@ static void
 index_remove(SfsNamespace *names, Entry *entry)
 {
     GTree *tree = entries_of(names, entry->parent);
+    Entry **at = &names->by_node[entry->rec->node];
 
+    while (*at != entry)
+        at = &(*at)->next;
+    *at = entry->next;
     count_entry(names, entry->parent, -1);
     g_tree_remove(tree, &entry->rec->cookie);
     if (g_tree_nnodes(tree) == 0)
@@ -156,6 +169,13 @@ find(SfsNamespace *names, uint32_t dir, const char *name)
     return g_hash_table_lookup(names->by_name, &key);
 }
 
+/* A section that has come to its end: its names are about to go. */
+static bool
+is_doomed(SfsNamespace *names, const Entry *entry)
+{
+    return node(names, entry->rec->node)->doomed;
+}
+
 SfsNamespace *
 sfs_namespace_new(SfsRegistry *registry, SfsNodes *nodes, uint64_t nr_sections)
 {
@@ -167,6 +187,10 @@ sfs_namespace_new(SfsRegistry *registry, SfsNodes *nodes, uint64_t nr_sections)
     names->nr_sections = nr_sections;
     g_rw_lock_init(&names->lock);
     choose_secret();
+    names->by_node = mmap(NULL, BY_NODE_BYTES, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (names->by_node == MAP_FAILED)
+        g_error("no memory for the table of names");
     names->by_name = g_hash_table_new_full(hash_entry, equal_entries, free_entry, NULL);
     names->dirs = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_tree_unref);
     for (uint32_t slot = 0; slot < sfs_registry_bound(registry, SFS_TABLE_NODES); slot++) {
@@ -189,6 +213,7 @@ sfs_namespace_free(SfsNamespace *names)
         return;
     g_hash_table_unref(names->dirs);
     g_hash_table_unref(names->by_name);
+    munmap(names->by_node, BY_NODE_BYTES);
     g_rw_lock_clear(&names->lock);
     g_free(names);
 }
@@ -245,6 +270,8 @@ sfs_namespace_lookup(SfsNamespace *names, const SfsTarget *dir, const char *name
         return -ENOTDIR;
     g_rw_lock_reader_lock(&names->lock);
     entry = find(names, dir->slot, name);
+    if (entry != NULL && is_doomed(names, entry))
+        entry = NULL;
     if (entry != NULL) {
         sfs_node_target(names->nodes, entry->rec->node, dir->class, child);
         sfs_node_reference(child);
@@ -280,6 +307,8 @@ sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset, S
             SfsTarget child;
             g_autofree char *name = g_strndup(entry->name, entry->length);
 
+            if (is_doomed(names, entry))
+                continue;
             sfs_node_peek(names->nodes, entry->rec->node, dir->class, &child);
             more = each(name, &child, entry->rec->cookie, data);
         }
@@ -289,7 +318,7 @@ sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset, S
 }
 
 typedef struct {
-    uint64_t dir_nodeid;
+    uint64_t dir_nodeid, nodeid;
     char *name;
 } Found;
 
@@ -299,32 +328,44 @@ clear_found(gpointer data)
     g_free(((Found *)data)->name);
 }
 
-void
-sfs_namespace_each_name(SfsNamespace *names, uint32_t slot, SfsEachName each, void *data)
+/* The names of a node, for use without the lock. Lock held. */
+static GArray *
+names_of(SfsNamespace *names, uint32_t slot)
 {
-    g_autoptr(GArray) found = g_array_new(FALSE, FALSE, sizeof(Found));
-    GHashTableIter iter;
-    const Entry *entry;
+    GArray *found = g_array_new(FALSE, FALSE, sizeof(Found));
+    SfsTarget target, dir;
 
     g_array_set_clear_func(found, clear_found);
-    g_rw_lock_reader_lock(&names->lock);
-    g_hash_table_iter_init(&iter, names->by_name);
-    while (g_hash_table_iter_next(&iter, (gpointer *)&entry, NULL)) {
+    sfs_node_peek(names->nodes, slot, SFS_CLASS_NODE, &target);
+    for (const Entry *entry = names->by_node[slot]; entry != NULL; entry = entry->next) {
         Found one;
-        SfsTarget dir;
 
-        if (entry->rec->node != slot)
-            continue;
         sfs_node_peek(names->nodes, entry->parent, SFS_CLASS_NODE, &dir);
-        one = (Found){dir.nodeid, g_strndup(entry->name, entry->length)};
+        one = (Found){dir.nodeid, target.nodeid, g_strndup(entry->name, entry->length)};
         g_array_append_val(found, one);
     }
-    g_rw_lock_reader_unlock(&names->lock);
+    return found;
+}
+
+static void
+call_each(const GArray *found, SfsEachName each, void *data)
+{
     for (guint i = 0; i < found->len; i++) {
         const Found *one = &g_array_index(found, Found, i);
 
-        each(one->dir_nodeid, one->name, data);
+        each(one->dir_nodeid, one->name, one->nodeid, data);
     }
+}
+
+void
+sfs_namespace_each_name(SfsNamespace *names, uint32_t slot, SfsEachName each, void *data)
+{
+    g_autoptr(GArray) found = NULL;
+
+    g_rw_lock_reader_lock(&names->lock);
+    found = names_of(names, slot);
+    g_rw_lock_reader_unlock(&names->lock);
+    call_each(found, each, data);
 }
 
 /* --- changing: writer's lock held in all helpers --------------------------------------------- */
@@ -352,22 +393,6 @@ prepare_entry(SfsNamespace *names, uint32_t dir, const char *name, size_t length
         }
     }
     return rec;
-}
-
-/* Checks that @dir can take a new entry @name. */
-static int
-check_new(SfsNamespace *names, const SfsTarget *dir, const char *name)
-{
-    SfsClass class;
-    int r = check_name(name);
-
-    if (r < 0)
-        return r;
-    if (!sfs_target_is_dir(dir))
-        return -ENOTDIR;
-    if (dir->rec->nlink == 0)
-        return -ENOENT;
-    return find(names, dir->slot, name) != NULL || is_reserved(dir, name, &class) ? -EEXIST : 0;
 }
 
 static void
@@ -404,6 +429,48 @@ drop_node(SfsNamespace *names, uint32_t dir, uint32_t slot)
     sfs_node_unlinked(names->nodes, slot);
 }
 
+/* Takes one name away, whatever it is of. */
+static void
+remove_entry(SfsNamespace *names, Entry *entry)
+{
+    uint32_t dir = entry->parent, slot = entry->rec->node;
+
+    sfs_registry_commit(names->registry, &(SfsChange){SFS_TABLE_DIRENTS, entry->slot, SFS_FREE}, 1);
+    forget_entry(names, entry);
+    drop_node(names, dir, slot);
+    sfs_node_touch(names->nodes, dir, true);
+}
+
+/* The entry of this name, if it leads anywhere: what is left of a doomed section goes now. */
+static Entry *
+find_for_change(SfsNamespace *names, uint32_t dir, const char *name)
+{
+    Entry *entry = find(names, dir, name);
+
+    if (entry == NULL || !is_doomed(names, entry))
+        return entry;
+    remove_entry(names, entry);
+    return NULL;
+}
+
+/* Checks that @dir can take a new entry @name. */
+static int
+check_new(SfsNamespace *names, const SfsTarget *dir, const char *name)
+{
+    SfsClass class;
+    int r = check_name(name);
+
+    if (r < 0)
+        return r;
+    if (!sfs_target_is_dir(dir))
+        return -ENOTDIR;
+    if (dir->rec->nlink == 0)
+        return -ENOENT;
+    return find_for_change(names, dir->slot, name) != NULL || is_reserved(dir, name, &class)
+               ? -EEXIST
+               : 0;
+}
+
 static void
 inherit(const SfsTarget *dir, SfsNodeSpec *spec)
 {
@@ -428,6 +495,8 @@ new_node(SfsNamespace *names, const SfsTarget *dir, const SfsNodeSpec *wanted, S
     if (sfs_node_new(names->nodes, &spec, &slot) == NULL)
         return -ENOSPC;
     sfs_node_target(names->nodes, slot, SFS_CLASS_NODE, child);
+    child->rec->policy = dir->rec->policy;
+    child->rec->strict = dir->rec->strict;
     return 0;
 }
 
@@ -494,6 +563,8 @@ sfs_namespace_link(SfsNamespace *names, const SfsTarget *target, const SfsTarget
     r = check_new(names, dir, name);
     if (r == 0 && target->rec->nlink == UINT32_MAX)
         r = -EMLINK;
+    if (r == 0 && target->rec->doomed)
+        r = -ENOENT;
     if (r < 0)
         goto out;
     entry = prepare_entry(names, dir->slot, name, strlen(name), target->slot, &slot);
@@ -517,29 +588,31 @@ is_empty_dir(SfsNamespace *names, uint32_t slot)
 }
 
 static int
+ask_guard(SfsNamespace *names, const Entry *entry)
+{
+    return names->may_remove != NULL ? names->may_remove(entry->rec->node, names->may_remove_data)
+                                     : 0;
+}
+
+static int
 remove_name(SfsNamespace *names, const SfsTarget *dir, const char *name, bool directory)
 {
     SfsClass class;
-    uint32_t slot;
     Entry *entry;
     int r = 0;
 
     g_rw_lock_writer_lock(&names->lock);
-    entry = find(names, dir->slot, name);
+    entry = find_for_change(names, dir->slot, name);
     if (entry == NULL)
         r = is_reserved(dir, name, &class) ? -EBUSY : -ENOENT;
     else if (directory != (bool)S_ISDIR(node(names, entry->rec->node)->mode))
         r = directory ? -ENOTDIR : -EISDIR;
     else if (directory && !is_empty_dir(names, entry->rec->node))
         r = -ENOTEMPTY;
-    if (r == 0) {
-        slot = entry->rec->node;
-        sfs_registry_commit(names->registry, &(SfsChange){SFS_TABLE_DIRENTS, entry->slot, SFS_FREE},
-                            1);
-        forget_entry(names, entry);
-        drop_node(names, dir->slot, slot);
-        sfs_node_touch(names->nodes, dir->slot, true);
-    }
+    if (r == 0 && !directory)
+        r = ask_guard(names, entry);
+    if (r == 0)
+        remove_entry(names, entry);
     g_rw_lock_writer_unlock(&names->lock);
     return r;
 }
@@ -554,6 +627,39 @@ int
 sfs_namespace_rmdir(SfsNamespace *names, const SfsTarget *dir, const char *name)
 {
     return remove_name(names, dir, name, true);
+}
+
+void
+sfs_namespace_remove_all(SfsNamespace *names, uint32_t slot, SfsEachName each, void *data)
+{
+    g_autoptr(GArray) found = NULL;
+
+    g_rw_lock_writer_lock(&names->lock);
+    found = names_of(names, slot);
+    while (names->by_node[slot] != NULL && is_doomed(names, names->by_node[slot]))
+        remove_entry(names, names->by_node[slot]);
+    g_rw_lock_writer_unlock(&names->lock);
+    call_each(found, each, data);
+}
+
+bool
+sfs_namespace_find(SfsNamespace *names, const SfsTarget *dir, const char *name, uint32_t *slot)
+{
+    const Entry *entry;
+
+    g_rw_lock_reader_lock(&names->lock);
+    entry = find(names, dir->slot, name);
+    if (entry != NULL)
+        *slot = entry->rec->node;
+    g_rw_lock_reader_unlock(&names->lock);
+    return entry != NULL;
+}
+
+void
+sfs_namespace_guard(SfsNamespace *names, SfsMayRemove may_remove, void *data)
+{
+    names->may_remove = may_remove;
+    names->may_remove_data = data;
 }
 
 /* Whether @dir is @ancestor or lies in it. */
@@ -587,7 +693,9 @@ check_rename(SfsNamespace *names, const Entry *from, const SfsTarget *new_dir, c
         return -EEXIST;
     if (from_is_dir != to_is_dir)
         return to_is_dir ? -EISDIR : -ENOTDIR;
-    return to_is_dir && !is_empty_dir(names, to->rec->node) ? -ENOTEMPTY : 0;
+    if (to_is_dir)
+        return is_empty_dir(names, to->rec->node) ? 0 : -ENOTEMPTY;
+    return ask_guard(names, to);
 }
 
 /* Directories know where they are, and count those in them. */
@@ -681,8 +789,8 @@ sfs_namespace_rename(SfsNamespace *names, const SfsTarget *dir, const char *name
     if (is_reserved(dir, name, &class) || is_reserved(new_dir, new_name, &class))
         return -EBUSY;
     g_rw_lock_writer_lock(&names->lock);
-    from = find(names, dir->slot, name);
-    to = find(names, new_dir->slot, new_name);
+    from = find_for_change(names, dir->slot, name);
+    to = find_for_change(names, new_dir->slot, new_name);
     if (from == NULL)
         r = -ENOENT;
     else if (to != NULL && from->rec->node == to->rec->node && !(flags & RENAME_NOREPLACE))

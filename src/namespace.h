@@ -51,7 +51,19 @@ typedef bool (*SfsEachEntry)(const char *name, const SfsTarget *child, uint64_t 
 int sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset,
                        SfsEachEntry each, void *data);
 
-/* Calls @each for every name of the node, with the nodeid of the directory it is in. As expensive
- * as there are names in the mount; without the lock held. */
-typedef void (*SfsEachName)(uint64_t dir_nodeid, const char *name, void *data);
+/* Calls @each for every name of the node, with the nodeids of the directory it is in and of the
+ * node itself; without the lock held. */
+typedef void (*SfsEachName)(uint64_t dir_nodeid, const char *name, uint64_t nodeid, void *data);
 void sfs_namespace_each_name(SfsNamespace *names, uint32_t slot, SfsEachName each, void *data);
+
+/* The same for a section that is doomed (SfsNodeRec), after all of its names were taken away. */
+void sfs_namespace_remove_all(SfsNamespace *names, uint32_t slot, SfsEachName each, void *data);
+
+/* The node that the name leads to; only to look at, for it may be gone by now. */
+bool sfs_namespace_find(SfsNamespace *names, const SfsTarget *dir, const char *name,
+                        uint32_t *slot);
+
+/* Who is asked before the name of anything but a directory is taken away by unlink or rename: 0, or
+ * the error for that. Called with the lock held: it must neither call back nor block. */
+typedef int (*SfsMayRemove)(uint32_t slot, void *data);
+void sfs_namespace_guard(SfsNamespace *names, SfsMayRemove may_remove, void *data);

@@ -4,7 +4,6 @@
 #include "keeper-link.h"
 #include "passthrough.h"
 #include "util.h"
-#include "watch.h"
 
 #include <string.h>
 #include <sys/mman.h>
@@ -17,12 +16,9 @@ struct SfsNodes {
     int link;
     GMutex locks[N_LOCKS];
     SfsBacking **backings; /* by slot; sparse memory */
-    SfsWatch *watch;       /* of empty sections that somebody may still have mapped */
 };
 
 #define BACKINGS_BYTES (sizeof(SfsBacking *) * ((size_t)SFS_MAX_NODES + 1))
-
-static bool let_go(uint32_t slot, void *data);
 
 SfsNodes *
 sfs_nodes_new(SfsRegistry *registry, int device, int link)
@@ -38,7 +34,6 @@ sfs_nodes_new(SfsRegistry *registry, int device, int link)
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (nodes->backings == MAP_FAILED)
         g_error("no memory for the table of nodes");
-    nodes->watch = sfs_watch_new(let_go, nodes);
     return nodes;
 }
 
@@ -47,7 +42,6 @@ sfs_nodes_free(SfsNodes *nodes)
 {
     if (nodes == NULL)
         return;
-    sfs_watch_free(nodes->watch);
     for (uint32_t slot = 0; slot < sfs_registry_bound(nodes->registry, SFS_TABLE_NODES); slot++)
         sfs_backing_unref(nodes->backings[slot]);
     munmap(nodes->backings, BACKINGS_BYTES);
@@ -79,7 +73,7 @@ sfs_node_unlock(SfsNodes *nodes, uint32_t slot)
 static bool
 serial_fits(SfsClass class, const SfsNodeRec *rec, uint64_t serial)
 {
-    if (class == SFS_CLASS_COW && S_ISREG(rec->mode))
+    if (class == SFS_CLASS_OWN || (class == SFS_CLASS_COW && S_ISREG(rec->mode)))
         return serial >= rec->serial; /* given out after this user of the slot was born */
     return serial == rec->serial || serial == rec->nodeid_serial;
 }
@@ -125,10 +119,13 @@ sfs_node_peek(SfsNodes *nodes, uint32_t slot, SfsClass class, SfsTarget *target)
 void
 sfs_node_target(SfsNodes *nodes, uint32_t slot, SfsClass class, SfsTarget *target)
 {
+    class = sfs_class_by_name(class, record(nodes, slot));
     sfs_node_peek(nodes, slot, class, target);
     if (class == SFS_CLASS_NODE)
         return;
-    if (class == SFS_CLASS_COW && S_ISREG(target->rec->mode))
+    /* The openers of a shared view share its nodeid. */
+    if (sfs_target_is_view(target) &&
+        !(class == SFS_CLASS_OWN && target->rec->cow == SFS_COW_SECTION))
         target->nodeid = sfs_nodeid(class, slot, sfs_registry_next_serial(nodes->registry));
     sfs_node_pin(nodes, slot);
     target->nodes = nodes;
@@ -189,12 +186,14 @@ destroy(SfsNodes *nodes, uint32_t slot)
 {
     SfsNodeRec *rec = record(nodes, slot);
     SfsBacking *backing = sfs_node_set_backing(nodes, slot, NULL, SFS_NO_SLOT);
-    uint32_t text = rec->text, xattrs = atomic_load(&rec->xattrs);
+    uint32_t text = rec->text, xattrs = atomic_load(&rec->xattrs), base = rec->base;
 
     sfs_registry_release(nodes->registry, SFS_TABLE_NODES, slot);
     sfs_registry_free_text(nodes->registry, text);
     sfs_registry_free_text(nodes->registry, xattrs);
     sfs_backing_unref(backing);
+    if (base != SFS_NO_SLOT)
+        sfs_node_unpin(nodes, base);
 }
 
 void
@@ -216,6 +215,8 @@ sfs_node_make_root(SfsNodes *nodes, const SfsConfig *config)
     rec = sfs_registry_alloc(nodes->registry, SFS_TABLE_NODES, &slot);
     g_assert(rec != NULL && slot == SFS_ROOT_SLOT);
     fill(rec, &spec, SFS_ROOT_SERIAL);
+    rec->policy = config->policy;
+    rec->strict = config->strict;
     rec->nlink = 2;
     rec->parent = SFS_ROOT_SLOT;
     sfs_registry_publish(nodes->registry, SFS_TABLE_NODES, slot);
@@ -223,9 +224,8 @@ sfs_node_make_root(SfsNodes *nodes, const SfsConfig *config)
 
 /* --- end ------------------------------------------------------------------------------------- */
 
-/* Unlocks the node; frees it if nothing holds it. */
-static void
-unlock_and_collect(SfsNodes *nodes, uint32_t slot)
+void
+sfs_node_unlock_and_collect(SfsNodes *nodes, uint32_t slot)
 {
     SfsNodeRec *rec = record(nodes, slot);
     bool dead = slot != SFS_ROOT_SLOT && rec->nlink == 0 && rec->nlookup == 0 && rec->opens == 0 &&
@@ -247,7 +247,7 @@ sfs_node_forget(SfsNodes *nodes, uint32_t slot, uint64_t nlookup)
     sfs_node_lock(nodes, slot);
     /* The kernel keeps count for the root without telling. */
     rec->nlookup -= MIN(nlookup, rec->nlookup);
-    unlock_and_collect(nodes, slot);
+    sfs_node_unlock_and_collect(nodes, slot);
 }
 
 void
@@ -263,89 +263,14 @@ sfs_node_unpin(SfsNodes *nodes, uint32_t slot)
 {
     sfs_node_lock(nodes, slot);
     record(nodes, slot)->pins--;
-    unlock_and_collect(nodes, slot);
-}
-
-/* Whether it is a page section with a file of the store in which there is nothing. Locked. */
-static bool
-is_empty(SfsNodes *nodes, uint32_t slot)
-{
-    SfsBacking *backing = nodes->backings[slot];
-    struct stat st;
-
-    return backing != NULL && record(nodes, slot)->kind == SFS_KIND_PAGE &&
-           backing->ops->stat(backing, &st) == 0 && st.st_size == 0 && st.st_blocks == 0;
-}
-
-/* Takes the file of the store from a page section that is empty, and of which no mapping is left
- * through which it could be more again: an empty section costs no descriptor. Locked, no handle
- * open. */
-static SfsBacking *
-take_if_empty(SfsNodes *nodes, uint32_t slot)
-{
-    SfsNodeRec *rec = record(nodes, slot);
-    SfsBacking *backing = nodes->backings[slot];
-    struct stat st;
-
-    if (!is_empty(nodes, slot) || backing->ops->stat(backing, &st) < 0)
-        return NULL;
-    if (rec->backing_id != 0 && !sfs_passthrough_sole_user(sfs_backing_data_fd(backing))) {
-        /* Whoever it is may let go between the two looks. */
-        sfs_watch_add(nodes->watch, sfs_backing_data_fd(backing), slot);
-        if (!sfs_passthrough_sole_user(sfs_backing_data_fd(backing)))
-            return NULL;
-    }
-    sfs_time_set(&rec->atime, st.st_atim);
-    sfs_time_set(&rec->mtime, st.st_mtim);
-    sfs_time_set(&rec->ctime, sfs_time_max(sfs_time_get(&rec->ctime), st.st_ctim));
-    return sfs_node_set_backing(nodes, slot, NULL, SFS_NO_SLOT);
-}
-
-/* On the watch's thread: somebody has closed the file of this section, or of the one that had its
- * slot. */
-static bool
-let_go(uint32_t slot, void *data)
-{
-    SfsNodes *nodes = data;
-    SfsNodeRec *rec = record(nodes, slot);
-    SfsBacking *unused = NULL;
-    bool wanted;
-
-    sfs_node_lock(nodes, slot);
-    /* While it is open, its next close looks anew; with bytes in it it stays as it is. */
-    wanted = atomic_load(&rec->state) == SFS_LIVE && rec->opens == 0 && is_empty(nodes, slot);
-    if (wanted)
-        unused = take_if_empty(nodes, slot);
-    sfs_node_unlock(nodes, slot);
-    sfs_backing_unref(unused);
-    return !wanted || unused != NULL;
-}
-
-void
-sfs_node_close(SfsNodes *nodes, uint32_t slot, uint64_t nodeid)
-{
-    SfsNodeRec *rec = record(nodes, slot);
-    SfsBacking *unused = NULL;
-
-    sfs_node_lock(nodes, slot);
-    /* A handle from before the section was redefined counts as a pin: see section.c. */
-    if ((nodeid & SFS_SERIAL_MASK) == rec->nodeid_serial)
-        rec->opens--;
-    else
-        rec->pins--;
-    if (rec->opens == 0) {
-        rec->io_mode = SFS_IO_UNDECIDED;
-        unused = take_if_empty(nodes, slot);
-    }
-    unlock_and_collect(nodes, slot);
-    sfs_backing_unref(unused);
+    sfs_node_unlock_and_collect(nodes, slot);
 }
 
 void
 sfs_node_unlinked(SfsNodes *nodes, uint32_t slot)
 {
     sfs_node_lock(nodes, slot);
-    unlock_and_collect(nodes, slot);
+    sfs_node_unlock_and_collect(nodes, slot);
 }
 
 /* --- bytes ----------------------------------------------------------------------------------- */

@@ -7,9 +7,9 @@
  * Identity. A nodeid, the kernel's handle on a file, is a class, a registry slot and a serial,
  * never a pointer. Serials of files are never given twice, so a nodeid never means another file
  * than it did. The class tells which of the trees it is seen through: as itself, or by .cow or
- * .info. A copy-on-write name gets a fresh serial each time it is looked up, which is what makes
- * each open of it private; it costs nothing until it is opened. The root directory is slot 0 with
- * serial 1, that is nodeid 1.
+ * .info. A copy-on-write name, which that of a writecopy section is as well, gets a fresh serial
+ * each time it is looked up, which is what makes each open of it private; it costs nothing until it
+ * is opened. The root directory is slot 0 with serial 1, that is nodeid 1.
  *
  * Life. A node is freed when it has no name (nlink), no reference of the kernel (nlookup), no
  * handle (opens) and no pin. Each of these counts is lowered, and all are looked at, under the lock
@@ -29,11 +29,21 @@ typedef enum {
     SFS_CLASS_COW = 1,
     SFS_CLASS_INFO = 2,
     SFS_CLASS_STATS = 3, /* the one file .stats */
+    SFS_CLASS_OWN = 4,   /* a writecopy section by its own name: what is opened is a view */
 } SfsClass;
 
-#define SFS_CLASS_SHIFT 62
+#define SFS_CLASS_SHIFT 61
 #define SFS_SLOT_SHIFT (SFS_CLASS_SHIFT - SFS_NODE_SLOT_BITS)
 #define SFS_SERIAL_MASK (((uint64_t)1 << SFS_SLOT_SHIFT) - 1)
+
+/* What a look-up by name is of: see SFS_CLASS_OWN. */
+static inline SfsClass
+sfs_class_by_name(SfsClass class, const SfsNodeRec *rec)
+{
+    return class == SFS_CLASS_NODE && S_ISREG(rec->mode) && rec->protect == SFS_PROTECT_WRITECOPY
+               ? SFS_CLASS_OWN
+               : class;
+}
 
 #define SFS_ROOT_SLOT 0u
 #define SFS_ROOT_SERIAL 1u
@@ -64,6 +74,21 @@ sfs_target_is_dir(const SfsTarget *target)
     return target->rec != NULL && S_ISDIR(target->rec->mode);
 }
 
+/* Named by itself, and not as seen through .cow or .info: what is done to it, is done to it. */
+static inline bool
+sfs_target_is_itself(const SfsTarget *target)
+{
+    return target->class == SFS_CLASS_NODE || target->class == SFS_CLASS_OWN;
+}
+
+/* Opening it makes a copy-on-write view, or joins one. */
+static inline bool
+sfs_target_is_view(const SfsTarget *target)
+{
+    return (target->class == SFS_CLASS_COW || target->class == SFS_CLASS_OWN) &&
+           S_ISREG(target->rec->mode);
+}
+
 /* A section: what has bytes. */
 static inline bool
 sfs_target_is_section(const SfsTarget *target)
@@ -88,7 +113,7 @@ void sfs_node_peek(SfsNodes *nodes, uint32_t slot, SfsClass class, SfsTarget *ta
 static inline uint64_t
 sfs_node_ino(SfsClass class, const SfsNodeRec *rec)
 {
-    return ((uint64_t) class << SFS_SLOT_SHIFT) | rec->serial;
+    return (class == SFS_CLASS_OWN ? 0 : (uint64_t) class << SFS_SLOT_SHIFT) | rec->serial;
 }
 
 /* Which attributes to set. */
@@ -133,10 +158,11 @@ void sfs_node_unlock(SfsNodes *nodes, uint32_t slot);
 /* Lower a count and free the node if that was the last. */
 void sfs_node_forget(SfsNodes *nodes, uint32_t slot, uint64_t nlookup);
 void sfs_node_unpin(SfsNodes *nodes, uint32_t slot);
-/* A page section that is empty then loses its backing, which comes back when it is opened again. */
-void sfs_node_close(SfsNodes *nodes, uint32_t slot, uint64_t nodeid);
 /* Node's nlink has become 0 (or was lowered). Namespace's lock held. */
 void sfs_node_unlinked(SfsNodes *nodes, uint32_t slot);
+
+/* The same for a caller that has the node locked and has lowered a count. */
+void sfs_node_unlock_and_collect(SfsNodes *nodes, uint32_t slot);
 
 void sfs_node_pin(SfsNodes *nodes, uint32_t slot);
 

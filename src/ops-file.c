@@ -21,6 +21,7 @@ fill_open(struct fuse_file_info *fi, const SfsHandle *handle, const SfsOpenReply
     switch (how->mode) {
     case SFS_IO_PASSTHROUGH:
         fi->backing_id = how->backing_id;
+        fi->direct_io = how->mediated;
         break;
     case SFS_IO_DIRECT:
         fi->direct_io = 1;
@@ -60,17 +61,25 @@ open_and_reply(fuse_req_t req, const SfsTarget *target, struct fuse_file_info *f
 void
 sfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+    SfsMount *mount = sfs_op_mount(req);
     g_auto(SfsTarget) target = {0};
+    uint64_t dirty;
 
     if (!sfs_op_resolve(req, ino, &target))
         return;
-    if (target.class == SFS_CLASS_COW && sfs_section_may_be_dirty(&target)) {
+    if (fi->flags & O_TRUNC && sfs_section_size_waits(mount, &target, NULL, 0) &&
+        sfs_defer(req, SFS_WAIT_SCAN))
+        return;
+    /* The text tells who has it open. */
+    if (target.class == SFS_CLASS_INFO && sfs_target_is_section(&target) &&
+        sfs_defer(req, SFS_WAIT_SCAN))
+        return;
+    dirty = sfs_section_dirty_inode(mount, &target);
+    if (dirty != 0) {
         if (sfs_defer(req, SFS_WAIT_VIEW))
             return;
         /* The kernel writes back what was stored to its base by mappings. */
-        fuse_lowlevel_notify_inval_inode(
-            sfs_op_mount(req)->session,
-            sfs_nodeid(SFS_CLASS_NODE, target.slot, target.rec->nodeid_serial), 0, 0);
+        fuse_lowlevel_notify_inval_inode(mount->session, dirty, 0, 0);
     }
     open_and_reply(req, &target, fi);
 }
@@ -319,15 +328,27 @@ sfs_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
 
 /* --- locks ----------------------------------------------------------------------------------- */
 
+/* Locks of a window are on the file, where the window has them. */
+static void
+shift_lock(struct flock *lock, off_t by)
+{
+    lock->l_start =
+        by > 0 && lock->l_start > INT64_MAX - by ? INT64_MAX : MAX(lock->l_start + by, 0);
+}
+
 void
 sfs_op_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock)
 {
     SfsHandle *handle = sfs_op_need_handle(req, fi);
+    off_t offset;
     int r;
 
     if (handle == NULL)
         return;
+    offset = sfs_section_lock_offset(sfs_op_mount(req), handle);
+    shift_lock(lock, offset);
     r = sfs_lock_test(sfs_op_mount(req), handle, fi->lock_owner, lock);
+    shift_lock(lock, -offset);
     if (r < 0)
         fuse_reply_err(req, -r);
     else
@@ -372,6 +393,7 @@ sfs_op_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct f
 
     if (handle == NULL)
         return;
+    shift_lock(lock, sfs_section_lock_offset(sfs_op_mount(req), handle));
     had_closing = sfs_lock_may_pass(sfs_op_mount(req), handle);
     r = sfs_lock_set(sfs_op_mount(req), handle, fi->lock_owner, lock);
     if (r == -EAGAIN && (sleep || had_closing))

@@ -13,6 +13,7 @@
 #include "control.h"
 #include "defer.h"
 #include "info.h"
+#include "lifetime.h"
 #include "log.h"
 #include "namespace.h"
 #include "section.h"
@@ -151,10 +152,12 @@ op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     if (!sfs_op_resolve(req, parent, &dir))
         return;
     r = sfs_namespace_lookup(sfs_op_mount(req)->names, &dir, name, &child);
-    if (r < 0)
+    if (r < 0) {
         fuse_reply_err(req, -r);
-    else
-        reply_target(req, &child);
+        return;
+    }
+    sfs_lifetime_looked_up(sfs_op_mount(req), &child);
+    reply_target(req, &child);
 }
 
 static void
@@ -253,7 +256,7 @@ op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t new_parent, const char *new_n
 
     if (!sfs_op_resolve_for_change(req, new_parent, &dir) || !sfs_op_resolve(req, ino, &target))
         return;
-    if (target.class != SFS_CLASS_NODE) {
+    if (!sfs_target_is_itself(&target)) {
         fuse_reply_err(req, EXDEV);
         return;
     }
@@ -267,13 +270,32 @@ op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t new_parent, const char *new_n
         reply_target(req, &linked);
 }
 
+/* Of a section that is not to be deleted while it is in use. False: that is for good. */
+static bool
+wait_until_unused(SfsMount *mount, const SfsTarget *dir, const char *name, gint64 deadline)
+{
+    uint32_t slot;
+
+    return !sfs_namespace_find(mount->names, dir, name, &slot) ||
+           sfs_lifetime_wait(mount, slot, deadline);
+}
+
 static void
 op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
+    SfsMount *mount = sfs_op_mount(req);
+    gint64 deadline = sfs_lifetime_patience();
     g_auto(SfsTarget) dir = {0};
+    int r;
 
-    if (sfs_op_resolve_for_change(req, parent, &dir))
-        sfs_op_reply(req, sfs_namespace_unlink(sfs_op_mount(req)->names, &dir, name));
+    if (!sfs_op_resolve_for_change(req, parent, &dir))
+        return;
+    r = sfs_namespace_unlink(mount->names, &dir, name);
+    if (r == -EAGAIN && sfs_defer(req, SFS_WAIT_SCAN))
+        return;
+    while (r == -EAGAIN && wait_until_unused(mount, &dir, name, deadline))
+        r = sfs_namespace_unlink(mount->names, &dir, name);
+    sfs_op_reply(req, r == -EAGAIN ? -EBUSY : r);
 }
 
 static void
@@ -289,18 +311,24 @@ static void
 op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
           const char *new_name, unsigned int flags)
 {
+    SfsMount *mount = sfs_op_mount(req);
+    gint64 deadline = sfs_lifetime_patience();
     g_auto(SfsTarget) from = {0};
     g_auto(SfsTarget) to = {0};
+    int r;
 
     if (!sfs_op_resolve(req, parent, &from) || !sfs_op_resolve(req, new_parent, &to))
         return;
-    if (from.class != to.class)
-        fuse_reply_err(req, EXDEV);
-    else if (from.class != SFS_CLASS_NODE)
-        fuse_reply_err(req, EROFS);
-    else
-        sfs_op_reply(
-            req, sfs_namespace_rename(sfs_op_mount(req)->names, &from, name, &to, new_name, flags));
+    if (from.class != to.class || from.class != SFS_CLASS_NODE) {
+        fuse_reply_err(req, from.class != to.class ? EXDEV : EROFS);
+        return;
+    }
+    r = sfs_namespace_rename(mount->names, &from, name, &to, new_name, flags);
+    if (r == -EAGAIN && sfs_defer(req, SFS_WAIT_SCAN))
+        return;
+    while (r == -EAGAIN && wait_until_unused(mount, &to, new_name, deadline))
+        r = sfs_namespace_rename(mount->names, &from, name, &to, new_name, flags);
+    sfs_op_reply(req, r == -EAGAIN ? -EBUSY : r);
 }
 
 /* --- directories ----------------------------------------------------------------------------- */
@@ -319,7 +347,8 @@ add_entry(const char *name, const SfsTarget *child, uint64_t next, void *data)
     struct fuse_entry_param entry = {0};
     bool is_dot = strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
     /* Attributes of a real file may take time to get, which is not to be spent here. */
-    bool full = list->plus && !is_dot && child->class == SFS_CLASS_NODE &&
+    bool full = list->plus && !is_dot &&
+                sfs_class_by_name(child->class, child->rec) == SFS_CLASS_NODE &&
                 child->rec->kind != SFS_KIND_FILE;
     size_t needed;
 
@@ -495,6 +524,10 @@ op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct
         what &= ~(unsigned)SFS_SET_ATIME;
     if (what & SFS_SET_MTIME_NOW)
         what &= ~(unsigned)SFS_SET_MTIME;
+    if (what & SFS_SET_SIZE &&
+        sfs_section_size_waits(sfs_op_mount(req), &target, sfs_op_handle(req, fi), attr->st_size) &&
+        sfs_defer(req, SFS_WAIT_SCAN))
+        return;
     r = sfs_section_set(sfs_op_mount(req), &target, sfs_op_handle(req, fi), &caller, attr, what);
     if (r == 0)
         r = sfs_section_stat(sfs_op_mount(req), &target, sfs_op_handle(req, fi), &st);
@@ -540,8 +573,11 @@ op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
     g_auto(SfsTarget) target = {0};
     g_autoptr(GString) value = NULL;
+    SfsWaitFor what;
     int r;
 
+    if (sfs_control_waits(name, false, &what) && sfs_defer(req, what))
+        return;
     if (!sfs_op_resolve(req, ino, &target))
         return;
     r = sfs_control_get(sfs_op_mount(req), &target, name, &value);
@@ -565,7 +601,7 @@ op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 }
 
 static void
-forget_name(uint64_t dir_nodeid, const char *name, void *session)
+forget_name(uint64_t dir_nodeid, const char *name, uint64_t nodeid, void *session)
 {
     fuse_lowlevel_notify_inval_entry(session, dir_nodeid, name, strlen(name));
 }
@@ -587,15 +623,18 @@ op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
 {
     SfsCaller caller = sfs_op_caller(req);
     g_auto(SfsTarget) target = {0};
+    SfsWaitFor what;
     int r;
 
-    if (sfs_control_may_block(name) && sfs_defer(req, SFS_WAIT_PATH))
+    if (sfs_control_waits(name, true, &what) && sfs_defer(req, what))
         return;
     if (!sfs_op_resolve(req, ino, &target))
         return;
     r = sfs_control_set(sfs_op_mount(req), &target, &caller, name, value, size, flags);
-    if (r == 0 && sfs_control_may_block(name))
+    if (r == 0 && sfs_control_renews(name))
         forget_names(req, &target);
+    if (r == 0)
+        sfs_lifetime_changed(sfs_op_mount(req), target.slot);
     sfs_op_reply(req, r);
 }
 
@@ -604,9 +643,17 @@ op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 {
     SfsCaller caller = sfs_op_caller(req);
     g_auto(SfsTarget) target = {0};
+    SfsWaitFor what;
+    int r;
 
-    if (sfs_op_resolve(req, ino, &target))
-        sfs_op_reply(req, sfs_control_remove(sfs_op_mount(req), &target, &caller, name));
+    if (sfs_control_waits(name, true, &what) && sfs_defer(req, what))
+        return;
+    if (!sfs_op_resolve(req, ino, &target))
+        return;
+    r = sfs_control_remove(sfs_op_mount(req), &target, &caller, name);
+    if (r == 0 && sfs_control_renews(name))
+        forget_names(req, &target);
+    sfs_op_reply(req, r);
 }
 
 /* --- the table ------------------------------------------------------------------------------- */

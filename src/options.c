@@ -101,6 +101,33 @@ parse_passthrough(const char *value, SfsPassthroughWish *wish, GError **error)
     return TRUE;
 }
 
+static gboolean
+parse_semantics(const char *value, SfsConfig *config, GError **error)
+{
+    static const SfsPolicy posix = {0};
+
+    config->strict = strcmp(value, "nt") == 0;
+    if (!config->strict && strcmp(value, "posix") != 0)
+        FAIL("option semantics=%s: posix and nt are allowed", value);
+    config->policy = config->strict ? sfs_policy_nt : posix;
+    return TRUE;
+}
+
+/* The daemon changes its folder before it reads the file. */
+static gboolean
+parse_sections(const char *value, SfsConfig *config, GError **error)
+{
+    g_autofree char *path = g_canonicalize_filename(value, NULL);
+
+    if (value[0] == '\0')
+        FAIL("option sections: the name of a file is missing");
+    if (g_strlcpy(config->sections_file, path, sizeof config->sections_file) >=
+        sizeof config->sections_file)
+        FAIL("option sections: the path is longer than %zu bytes",
+             sizeof config->sections_file - 1);
+    return TRUE;
+}
+
 static void
 hand_on(GString *fuse_options, const char *option)
 {
@@ -116,6 +143,7 @@ parse_mount_option(const char *option, SfsConfig *config, GString *fuse_options,
     const char *equals = strchr(option, '=');
     g_autofree char *key = equals ? g_strndup(option, (gsize)(equals - option)) : g_strdup(option);
     const char *value = equals ? equals + 1 : NULL;
+    SfsPolicyKey policy;
     uint32_t nr;
 
     if (value == NULL) {
@@ -147,6 +175,15 @@ parse_mount_option(const char *option, SfsConfig *config, GString *fuse_options,
         return parse_number_option(key, value, 10, 86400, &config->drain_timeout, error);
     if (strcmp(key, "passthrough") == 0)
         return parse_passthrough(value, &config->passthrough, error);
+    if (strcmp(key, "semantics") == 0)
+        return parse_semantics(value, config, error);
+    if (strcmp(key, "sections") == 0)
+        return parse_sections(value, config, error);
+    if (sfs_policy_find(key, &policy)) {
+        if (sfs_policy_parse(&config->policy, policy, value) < 0)
+            FAIL("option %s: %s", option, sfs_policy_values(policy));
+        return TRUE;
+    }
     if (strcmp(key, "nr_sections") == 0) {
         if (!parse_number_option(key, value, 10, SFS_MAX_NODES, &nr, error))
             return FALSE;

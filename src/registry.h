@@ -30,7 +30,7 @@
 
 #include "common.h"
 
-#define SFS_REGISTRY_LAYOUT 1 /* raise with every change of a record below */
+#define SFS_REGISTRY_LAYOUT 2 /* raise with every change of a record below */
 
 /* A slot number of no record. Slot 0 of the nodes is the root directory; the other tables do not
  * use their slot 0. */
@@ -60,7 +60,14 @@ typedef enum {
 typedef enum {
     SFS_PROTECT_READWRITE = 0,
     SFS_PROTECT_READONLY = 1,
+    SFS_PROTECT_WRITECOPY = 2, /* who opens it gets a private view */
 } SfsProtect;
+
+/* Whom the view of a writecopy section belongs to. */
+typedef enum {
+    SFS_COW_OPEN = 0,    /* to each open its own */
+    SFS_COW_SECTION = 1, /* to all openers together */
+} SfsCow;
 
 /* How the kernel does the I/O of one node, or has not been told yet (no handle is open). */
 typedef enum {
@@ -94,8 +101,22 @@ typedef struct {
     uint8_t io_mode;         /* SfsIoMode, kept while opens > 0 */
     uint8_t no_passthrough;  /* the kernel refused it once: sticky for this node alone */
     uint8_t fd_writable;     /* its descriptor is open for writing, too */
-    uint8_t reserved[3];
+    uint8_t protect_set;     /* by somebody, before it was defined */
+    uint8_t cow;             /* SfsCow */
+    uint8_t bounded;         /* offset or length was set: a window */
+    uint8_t strict;          /* an empty file does not do */
+    uint8_t opened;          /* by its name, since it became temporary */
+    uint8_t doomed;          /* temporary and at its end: cannot be opened any more */
+    uint8_t reserved[2];
+    uint32_t base;               /* slot of the section it is a copy of, SFS_NO_SLOT: of none */
     uint32_t file_uid, file_gid; /* who defined a file section */
+    SfsPolicy policy;            /* a section's own; what a directory hands down */
+    uint64_t offset, length;     /* the window on the file; length 0: to its end */
+    _Atomic uint32_t views;      /* derived: copy-on-write views over it that are open */
+    uint32_t native_writers;     /* derived: handles whose writes the kernel passes through */
+    uint32_t generation;         /* derived: how often it was opened */
+    uint64_t looked_up;          /* derived: when, in monotonic µs */
+    uint32_t unmapped;           /* derived: the generation for which /proc had no mapping */
     SfsTime atime, mtime, ctime, btime;
     uint64_t size; /* page sections without a descriptor: always 0; links: length of target */
 } SfsNodeRec;

@@ -66,15 +66,16 @@ sfs_section_stat(SfsMount *mount, const SfsTarget *target, const SfsHandle *hand
     }
     if (!S_ISREG(st->st_mode))
         return 0;
-    if (target->class == SFS_CLASS_COW) {
+    if (sfs_target_is_view(target)) {
         st->st_mode = sfs_view_mode(st->st_mode);
-        if (sfs_view_stat(mount, target, st))
-            backing = sfs_view_backing(mount, target);
+        if (target->class == SFS_CLASS_COW)
+            sfs_view_stat(mount, target, st);
+        backing = sfs_view_backing(mount, target);
     }
     if (handle != NULL && target->class == SFS_CLASS_NODE)
         backing = sfs_backing_ref(handle->backing);
     if (backing == NULL)
-        backing = sfs_node_backing(mount->nodes, target->slot);
+        backing = sfs_section_bytes(mount, target);
     return backing != NULL ? stat_bytes(backing, st) : 0;
 }
 
@@ -136,6 +137,23 @@ set_record(SfsMount *mount, const SfsTarget *target, const struct stat *st, unsi
     sfs_node_unlock(mount->nodes, target->slot);
 }
 
+/* Where memory is committed, growing is taking it. */
+static int
+resize(const SfsTarget *target, SfsBacking *backing, off_t size)
+{
+    struct stat st;
+    int r;
+
+    if (target->class == SFS_CLASS_NODE && sfs_section_keeps_memory(target->rec)) {
+        r = backing->ops->stat(backing, &st);
+        if (r < 0)
+            return r;
+        if (size > st.st_size)
+            return backing->ops->allocate(backing, 0, st.st_size, size - st.st_size);
+    }
+    return backing->ops->truncate(backing, size);
+}
+
 /* As truncate(2): nothing keeps the backing of an empty section in its place meanwhile. */
 static int
 truncate_unopened(SfsMount *mount, const SfsTarget *target, off_t size)
@@ -148,7 +166,7 @@ truncate_unopened(SfsMount *mount, const SfsTarget *target, off_t size)
 
         r = sfs_section_need_backing(mount, target, &backing);
         if (r == 0)
-            r = backing->ops->truncate(backing, size);
+            r = resize(target, backing, size);
         sfs_node_lock(mount->nodes, target->slot);
         stayed = backing == sfs_node_backing_locked(mount->nodes, target->slot);
         sfs_node_unlock(mount->nodes, target->slot);
@@ -161,8 +179,16 @@ sfs_section_set_size(SfsMount *mount, const SfsTarget *target, const SfsHandle *
                      const SfsCaller *caller, off_t size)
 {
     g_autoptr(SfsBacking) backing = NULL;
-    int r = sfs_section_check_writable(target);
+    int r = 0;
 
+    /* A handle has the rights that it was opened with. */
+    if (handle == NULL)
+        r = sfs_section_check_writable(target);
+    else if ((handle->rec->flags & O_ACCMODE) == O_RDONLY && !(handle->rec->flags & O_TRUNC))
+        r = -EINVAL; /* as ftruncate(2) has it */
+    if (r < 0)
+        return r;
+    r = sfs_section_check_size(mount, target, handle, (uint64_t)size);
     if (r < 0)
         return r;
     if (handle == NULL && target->class == SFS_CLASS_NODE) {
@@ -172,7 +198,7 @@ sfs_section_set_size(SfsMount *mount, const SfsTarget *target, const SfsHandle *
             handle != NULL ? sfs_backing_ref(handle->backing) : sfs_view_backing(mount, target);
         /* A copy-on-write name that nobody has open: the private view ends with this call. */
         if (backing != NULL)
-            r = backing->ops->truncate(backing, size);
+            r = resize(target, backing, size);
     }
     if (r == 0 && caller->uid != 0)
         sfs_section_drop_set_ids(mount, target);
@@ -196,11 +222,15 @@ check_file_times(const SfsTarget *target, SfsBacking *backing, const SfsCaller *
 {
     struct stat st;
 
-    if (target->class != SFS_CLASS_NODE || target->rec->kind != SFS_KIND_FILE || caller->uid == 0)
+    if (target->class != SFS_CLASS_NODE || target->rec->kind != SFS_KIND_FILE)
+        return 0;
+    if (target->rec->protect != SFS_PROTECT_READWRITE)
+        return sfs_section_refuse(target, -EACCES, "its file is not to be changed");
+    if (caller->uid == 0)
         return 0;
     if (!(what & (SFS_SET_ATIME | SFS_SET_MTIME)) && target->rec->fd_writable)
         return 0;
-    if (fstat(sfs_backing_data_fd(backing), &st) == 0 && st.st_uid == caller->uid)
+    if (fstat(backing->ops->lock_fd(backing), &st) == 0 && st.st_uid == caller->uid)
         return 0;
     return sfs_section_refuse(target, -EPERM, "the times of its file are its owner's to set");
 }
@@ -219,7 +249,7 @@ set_times(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle,
 
     if (handle != NULL)
         backing = sfs_backing_ref(handle->backing);
-    else if (target->class == SFS_CLASS_COW)
+    else if (sfs_target_is_view(target))
         backing = sfs_view_backing(mount, target);
     else if (sfs_target_is_section(target))
         backing = sfs_node_backing(mount->nodes, target->slot);
@@ -227,7 +257,7 @@ set_times(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle,
         r = check_file_times(target, backing, caller, what);
         return r < 0 ? r : backing->ops->set_times(backing, times);
     }
-    if (target->class == SFS_CLASS_COW)
+    if (sfs_target_is_view(target))
         return 0;
     sfs_node_lock(mount->nodes, target->slot);
     for (int i = 0; i < 2; i++) {

@@ -7,13 +7,35 @@
 
 #include "log.h"
 
-/* --- section.c ------------------------------------------------------------------------------- */
+/* --- section.c: policy ----------------------------------------------------------------------- */
 
 /* Logs a refusal, and returns @error. */
 int sfs_section_refuse(const SfsTarget *target, int error, const char *why);
 
+/* -EPERM for whoever is neither the owner nor root. */
+int sfs_section_check_owner(const SfsTarget *target, const SfsCaller *caller);
+
 /* Whether the section's bytes may be changed at all, by whomever. */
 int sfs_section_check_writable(const SfsTarget *target);
+
+/* Whether it is still empty and undefined; else -EBUSY. Node locked. */
+int sfs_section_check_definable(SfsMount *mount, const SfsTarget *target);
+
+/* Whether the size may become @size: -EPERM, -EFBIG, -ETXTBSY. May wait where
+ * sfs_section_size_waits() says so. */
+int sfs_section_check_size(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle,
+                           uint64_t size);
+
+/* Whether that may be written, or the first *@size bytes of it. Takes the memory for it where that
+ * is promised. @how: as in backing.h. */
+int sfs_section_admit_write(SfsMount *mount, const SfsHandle *handle, off_t offset, size_t *size,
+                            unsigned how);
+
+/* Whether writes have to come here, whatever the kernel could do. */
+bool sfs_section_is_mediated(const SfsNodeRec *rec);
+
+/* Whether memory that it has, it keeps. */
+bool sfs_section_keeps_memory(const SfsNodeRec *rec);
 
 /* --- section-open.c -------------------------------------------------------------------------- */
 

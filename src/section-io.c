@@ -27,16 +27,58 @@ sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, size_t si
     /* Written back pages come with any handle of the inode that can write. */
     int r = check_handle(handle, true);
 
+    if (r == 0)
+        r = sfs_section_admit_write(mount, handle, offset, &size, how);
     if (r < 0)
         return r;
     return handle->backing->ops->write(handle->backing, buf, size, offset, how);
 }
 
+/* Punches a hole in committed memory: it reads as zeros, and is still there. */
+static int
+clear(SfsHandle *handle, off_t offset, off_t length, off_t size)
+{
+    static const char zeros[64 << 10];
+    off_t end = MIN(offset + length, size);
+
+    while (offset < end) {
+        ssize_t n;
+
+        /* What was never written is zero. */
+        offset = handle->backing->ops->seek(handle->backing, offset, SEEK_DATA);
+        if (offset < 0 || offset >= end)
+            break;
+        n = handle->backing->ops->write(handle->backing, zeros,
+                                        (size_t)MIN(end - offset, (off_t)sizeof zeros), offset, 0);
+        if (n < 0)
+            return (int)n;
+        offset += n;
+    }
+    return 0;
+}
+
 int
 sfs_section_allocate(SfsMount *mount, SfsHandle *handle, int mode, off_t offset, off_t length)
 {
+    SfsTarget target;
+    struct stat st;
     int r = check_handle(handle, true);
 
+    if (r < 0)
+        return r;
+    sfs_node_peek(mount->nodes, handle->node, handle->class, &target);
+    r = handle->backing->ops->stat(handle->backing, &st);
+    if (r == 0 && !(mode & FALLOC_FL_KEEP_SIZE) && offset + length > st.st_size)
+        r = sfs_section_check_size(mount, &target, handle, (uint64_t)(offset + length));
+    if (r == 0 && handle->class == SFS_CLASS_NODE && sfs_section_keeps_memory(target.rec)) {
+        if (mode & FALLOC_FL_PUNCH_HOLE)
+            return clear(handle, offset, length, st.st_size);
+        /* No hole may be left before it. */
+        if (!(mode & FALLOC_FL_KEEP_SIZE) && offset > st.st_size) {
+            length += offset - st.st_size;
+            offset = st.st_size;
+        }
+    }
     return r < 0 ? r : handle->backing->ops->allocate(handle->backing, mode, offset, length);
 }
 
@@ -59,19 +101,25 @@ sfs_section_sync(SfsMount *mount, SfsHandle *handle, bool data_only)
 /* The kernel's own copy where both are plain files, which on some file systems shares extents. The
  * store is left out: it has to account for what it gets. */
 static ssize_t
-copy_by_kernel(SfsHandle *from, off_t from_offset, SfsHandle *to, off_t to_offset, size_t length)
+copy_by_kernel(SfsMount *mount, SfsHandle *from, off_t from_offset, SfsHandle *to, off_t to_offset,
+               size_t length)
 {
     int in = sfs_backing_data_fd(from->backing), out = sfs_backing_data_fd(to->backing);
     ssize_t n;
+    int r;
 
     if (in < 0 || out < 0 || strcmp(to->backing->ops->kind, "file") != 0)
         return -EOPNOTSUPP;
+    r = sfs_section_admit_write(mount, to, to_offset, &length, 0);
+    if (r < 0)
+        return r;
     n = copy_file_range(in, &from_offset, out, &to_offset, length, 0);
     return n >= 0 ? n : -errno;
 }
 
 static ssize_t
-copy_by_hand(SfsHandle *from, off_t from_offset, SfsHandle *to, off_t to_offset, size_t length)
+copy_by_hand(SfsMount *mount, SfsHandle *from, off_t from_offset, SfsHandle *to, off_t to_offset,
+             size_t length)
 {
     g_autofree char *buffer = g_malloc(MIN(length, COPY_BUFFER));
     size_t done = 0;
@@ -83,7 +131,7 @@ copy_by_hand(SfsHandle *from, off_t from_offset, SfsHandle *to, off_t to_offset,
 
         if (got <= 0)
             return done > 0 || got == 0 ? (ssize_t)done : got;
-        put = to->backing->ops->write(to->backing, buffer, (size_t)got, to_offset + (off_t)done, 0);
+        put = sfs_section_write(mount, to, buffer, (size_t)got, to_offset + (off_t)done, 0);
         if (put < 0)
             return done > 0 ? (ssize_t)done : put;
         done += (size_t)put;
@@ -105,8 +153,8 @@ sfs_section_copy(SfsMount *mount, SfsHandle *from, off_t from_offset, SfsHandle 
     if (r < 0)
         return r;
     length = MIN(length, COPY_AT_A_TIME);
-    n = copy_by_kernel(from, from_offset, to, to_offset, length);
-    if (n >= 0 || n == -ENOSPC || n == -EIO || n == -EFBIG)
+    n = copy_by_kernel(mount, from, from_offset, to, to_offset, length);
+    if (n >= 0 || n == -ENOSPC || n == -EIO || n == -EFBIG || n == -EPERM)
         return n;
-    return copy_by_hand(from, from_offset, to, to_offset, length);
+    return copy_by_hand(mount, from, from_offset, to, to_offset, length);
 }

@@ -8,6 +8,7 @@
  */
 #include "section-internal.h"
 
+#include "lifetime.h"
 #include "passthrough.h"
 #include "util.h"
 #include "view.h"
@@ -61,6 +62,18 @@ sfs_sections_free(SfsMount *mount)
 
 /* --- bytes at hand --------------------------------------------------------------------------- */
 
+/* The view that all openers of a section have together, while it is open. */
+static SfsBacking *
+shared_view(SfsMount *mount, uint32_t slot, const SfsNodeRec *rec)
+{
+    SfsTarget target = {.class = SFS_CLASS_OWN, .slot = slot};
+
+    if (rec->protect != SFS_PROTECT_WRITECOPY || rec->cow != SFS_COW_SECTION)
+        return NULL;
+    target.nodeid = sfs_nodeid(SFS_CLASS_OWN, slot, rec->nodeid_serial);
+    return sfs_view_backing(mount, &target);
+}
+
 /* Times of a store file that is made late, for a section that was made earlier. */
 static void
 carry_times(SfsBacking *backing, const SfsNodeRec *rec)
@@ -80,12 +93,16 @@ sfs_section_need_backing(SfsMount *mount, const SfsTarget *target, SfsBacking **
     *backing = sfs_node_backing(mount->nodes, target->slot);
     if (*backing != NULL)
         return 0;
+    if (target->rec->doomed || target->rec->base != SFS_NO_SLOT)
+        return -ESTALE;
     r = sfs_backing_page_new(mount->store, &made, &fd_slot);
     if (r < 0)
         return r;
     sfs_node_lock(mount->nodes, target->slot);
     *backing = sfs_backing_ref(sfs_node_backing_locked(mount->nodes, target->slot));
-    if (*backing == NULL) {
+    if (target->rec->doomed) {
+        r = -ESTALE;
+    } else if (*backing == NULL) {
         carry_times(made, target->rec);
         sfs_node_set_backing(mount->nodes, target->slot, made, fd_slot);
         *backing = sfs_backing_ref(made);
@@ -93,7 +110,7 @@ sfs_section_need_backing(SfsMount *mount, const SfsTarget *target, SfsBacking **
     }
     sfs_node_unlock(mount->nodes, target->slot);
     sfs_backing_unref(made); /* somebody else was faster */
-    return 0;
+    return r;
 }
 
 /* --- open and release ------------------------------------------------------------------------ */
@@ -104,7 +121,7 @@ sfs_section_need_backing(SfsMount *mount, const SfsTarget *target, SfsBacking **
 static void
 drop_file_set_ids(SfsBacking *backing, const SfsCaller *caller)
 {
-    int fd = sfs_backing_data_fd(backing);
+    int fd = backing->ops->lock_fd(backing);
     struct stat st;
 
     if (caller->uid != 0 && fstat(fd, &st) == 0 && st.st_mode & (S_ISUID | S_ISGID))
@@ -124,7 +141,7 @@ may_change_mode(const SfsNodeRec *rec, SfsBacking *backing)
 static SfsIoMode
 choose_io_mode(SfsMount *mount, SfsNodeRec *rec, SfsBacking *backing, bool privileged)
 {
-    if (mount->header->passthrough && !rec->no_passthrough &&
+    if (mount->header->passthrough && !rec->no_passthrough && !rec->bounded &&
         !(privileged && may_change_mode(rec, backing))) {
         int id = rec->backing_id;
 
@@ -141,6 +158,51 @@ choose_io_mode(SfsMount *mount, SfsNodeRec *rec, SfsBacking *backing, bool privi
     }
     /* A real file changes behind the page cache's back, so it is read and written directly. */
     return rec->kind == SFS_KIND_FILE && mount->direct_mmap ? SFS_IO_DIRECT : SFS_IO_CACHED;
+}
+
+SfsBacking *
+sfs_section_bytes(SfsMount *mount, const SfsTarget *target)
+{
+    const SfsNodeRec *rec = target->rec;
+    uint32_t slot = target->slot;
+    /* By its own name a section is not a copy of the view that it is making. */
+    bool own = sfs_target_is_itself(target);
+
+    while (true) {
+        SfsBacking *shared = own ? NULL : shared_view(mount, slot, rec);
+
+        if (shared != NULL || rec->base == SFS_NO_SLOT)
+            return shared != NULL ? shared : sfs_node_backing(mount->nodes, slot);
+        slot = rec->base;
+        rec = sfs_registry_get(mount->registry, SFS_TABLE_NODES, slot);
+        own = false;
+    }
+}
+
+uint64_t
+sfs_section_dirty_inode(SfsMount *mount, const SfsTarget *target)
+{
+    const SfsNodeRec *rec = target->rec;
+    uint32_t slot = target->slot;
+    bool own = sfs_target_is_itself(target);
+
+    if (!sfs_target_is_view(target))
+        return 0;
+    while (true) {
+        SfsBacking *shared = own ? NULL : shared_view(mount, slot, rec);
+
+        if (shared != NULL) {
+            sfs_backing_unref(shared);
+            return sfs_nodeid(SFS_CLASS_OWN, slot, rec->nodeid_serial);
+        }
+        if (rec->opens > 0 && rec->io_mode != SFS_IO_PASSTHROUGH)
+            return sfs_nodeid(SFS_CLASS_NODE, slot, rec->nodeid_serial);
+        if (rec->base == SFS_NO_SLOT)
+            return 0;
+        slot = rec->base;
+        rec = sfs_registry_get(mount->registry, SFS_TABLE_NODES, slot);
+        own = false;
+    }
 }
 
 /* Locks the node with its backing at hand, of which @backing gets a reference. On failure it is not
@@ -161,6 +223,26 @@ lock_with_backing(SfsMount *mount, const SfsTarget *target, SfsBacking **backing
     return r;
 }
 
+/* Node locked. */
+static void
+note_open(SfsNodeRec *rec)
+{
+    rec->generation++;
+    /* What has no name yet is still being made. */
+    if (rec->nlink > 0)
+        rec->opened = 1;
+}
+
+/* Whether a handle's reads and writes have to come here though its mappings are passed through:
+ * because of its policy, or because it may get one. (With O_EXCL it never gets a name.) */
+static bool
+is_mediated(const SfsNodeRec *rec, int flags)
+{
+    bool in_the_making = rec->nlink == 0 && (flags & O_TMPFILE) == O_TMPFILE && !(flags & O_EXCL);
+
+    return (flags & O_ACCMODE) != O_RDONLY && (sfs_section_is_mediated(rec) || in_the_making);
+}
+
 static int
 open_section(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpenReply *reply)
 {
@@ -172,15 +254,22 @@ open_section(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpe
         return r;
     /* Redefined long ago: the name must be looked up anew, which the kernel does on this error; the
      * inode that it has is still bound to the former bytes. */
-    if ((target->nodeid & SFS_SERIAL_MASK) != rec->nodeid_serial) {
+    if ((target->nodeid & SFS_SERIAL_MASK) != rec->nodeid_serial || rec->doomed ||
+        (rec->protect == SFS_PROTECT_WRITECOPY && rec->nlink > 0)) {
         sfs_node_unlock(mount->nodes, target->slot);
         return -ESTALE;
     }
     if (rec->opens == 0)
         rec->io_mode = (uint8_t)choose_io_mode(mount, rec, handle->backing, privileged);
+    note_open(rec);
     rec->opens++;
     reply->mode = rec->io_mode;
     reply->backing_id = rec->io_mode == SFS_IO_PASSTHROUGH ? rec->backing_id : 0;
+    reply->mediated = is_mediated(rec, (int)handle->rec->flags);
+    handle->native = rec->io_mode == SFS_IO_PASSTHROUGH && !reply->mediated &&
+                     (handle->rec->flags & O_ACCMODE) != O_RDONLY;
+    if (handle->native)
+        rec->native_writers++;
     reply->keep_cache = rec->io_mode == SFS_IO_CACHED && rec->kind == SFS_KIND_PAGE;
     sfs_node_unlock(mount->nodes, target->slot);
     return 0;
@@ -189,12 +278,27 @@ open_section(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpe
 static int
 open_view(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpenReply *reply)
 {
+    SfsNodeRec *rec = target->rec;
     struct stat section;
-    int r = sfs_section_stat(mount, target, NULL, &section);
+    int r = 0;
 
+    sfs_node_lock(mount->nodes, target->slot);
+    if (rec->doomed || (target->class == SFS_CLASS_OWN && rec->protect != SFS_PROTECT_WRITECOPY))
+        r = -ESTALE;
+    if (r == 0) {
+        note_open(rec);
+        rec->views++;
+        rec->pins++; /* until sfs_lifetime_view_closed() */
+    }
+    sfs_node_unlock(mount->nodes, target->slot);
+    if (r < 0)
+        return r;
+    r = sfs_section_stat(mount, target, NULL, &section);
     if (r == 0)
         r = sfs_view_open(mount, target, &section, &handle->backing, &handle->rec->view,
                           &reply->keep_cache);
+    if (r < 0)
+        sfs_lifetime_view_closed(mount, target->slot);
     reply->mode = SFS_IO_CACHED;
     return r;
 }
@@ -243,7 +347,7 @@ sfs_section_open(SfsMount *mount, const SfsTarget *target, int flags, const SfsC
     handle->node = target->slot;
     handle->flock_fd = -1;
     handle->text = text != NULL ? g_bytes_ref(text) : NULL;
-    if (target->class == SFS_CLASS_COW)
+    if (target->class == SFS_CLASS_COW || target->class == SFS_CLASS_OWN)
         r = open_view(mount, target, handle, reply);
     else if (target->class == SFS_CLASS_NODE)
         r = open_section(mount, target, handle, reply);
@@ -276,10 +380,11 @@ sfs_section_release(SfsMount *mount, SfsHandle *handle)
 
     mount->sections->handles[handle->slot] = NULL;
     sfs_registry_release(mount->registry, SFS_TABLE_HANDLES, handle->slot);
-    if (handle->class == SFS_CLASS_COW)
+    if (handle->class == SFS_CLASS_COW || handle->class == SFS_CLASS_OWN) {
         sfs_view_close(mount, nodeid);
-    else if (handle->class == SFS_CLASS_NODE)
-        sfs_node_close(mount->nodes, handle->node, nodeid);
+        sfs_lifetime_view_closed(mount, handle->node);
+    } else if (handle->class == SFS_CLASS_NODE)
+        sfs_lifetime_closed(mount, handle->node, nodeid, handle->native);
     else if (handle->class == SFS_CLASS_INFO)
         sfs_node_unpin(mount->nodes, handle->node);
     if (handle->text != NULL)

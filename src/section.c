@@ -1,8 +1,17 @@
 /* SPDX-License-Identifier: MIT */
-/* What may be done with a section, and what it is: protection and definition. */
+/*
+ * What may be done with a section: protection, sizes, policies. The rest of the sections asks here
+ * before it does anything.
+ *
+ * The kernel keeps to some of it by itself, and is made to ask about the rest. In passthrough it
+ * writes to a section without telling, and so past any end. Where that is not as the policy has it
+ * (limit, fixed size, committed memory), handles that can write are mediated: their reads and
+ * writes come here, their mappings are passed through as ever, for a mapping cannot grow a file. So
+ * a policy of that sort cannot begin while a native handle can write.
+ */
 #include "section-internal.h"
 
-#include "keeper-link.h"
+#include "lifetime.h"
 #include "util.h"
 #include "view.h"
 
@@ -16,148 +25,328 @@ sfs_section_refuse(const SfsTarget *target, int error, const char *why)
 }
 
 int
-sfs_section_check_writable(const SfsTarget *target)
-{
-    if (target->class == SFS_CLASS_COW)
-        return 0; /* the view is written, never the section */
-    if (target->rec->protect == SFS_PROTECT_READONLY)
-        return sfs_section_refuse(target, -EACCES, "the section is readonly");
-    return 0;
-}
-
-/* --- views, as far as they are sections ------------------------------------------------------ */
-
-bool
-sfs_section_may_be_dirty(const SfsTarget *target)
-{
-    return target->rec->opens > 0 && target->rec->io_mode != SFS_IO_PASSTHROUGH;
-}
-
-uint64_t
-sfs_section_private(SfsMount *mount, const SfsTarget *target)
-{
-    g_autoptr(SfsBacking) backing = NULL;
-
-    if (target->class == SFS_CLASS_COW)
-        backing = sfs_view_backing(mount, target);
-    return backing != NULL ? sfs_backing_cow_private(backing) : 0;
-}
-
-/* --- definition ------------------------------------------------------------------------------ */
-
-static int
-check_owner(const SfsTarget *target, const SfsCaller *caller)
+sfs_section_check_owner(const SfsTarget *target, const SfsCaller *caller)
 {
     if (caller->uid != 0 && caller->uid != target->rec->uid)
-        return sfs_section_refuse(target, -EPERM, "only its owner may define it");
+        return sfs_section_refuse(target, -EPERM, "that is for its owner to say");
     return 0;
 }
 
-/* Whether it can still become something else. Node locked. */
-static int
-check_definable(SfsMount *mount, const SfsTarget *target)
+/* --- protection ------------------------------------------------------------------------------ */
+
+int
+sfs_section_check_writable(const SfsTarget *target)
 {
+    if (sfs_target_is_view(target))
+        return 0; /* the view is written, never the section */
+    switch (target->rec->protect) {
+    case SFS_PROTECT_READONLY:
+        return sfs_section_refuse(target, -EACCES, "the section is readonly");
+    case SFS_PROTECT_WRITECOPY:
+        return sfs_section_refuse(target, -EACCES, "the section is writecopy");
+    default:
+        return 0;
+    }
+}
+
+/* Whether the section is still nothing, and so can become anything. Node locked. One handle may be
+ * that of the caller itself, or of a close on its way. */
+int
+sfs_section_check_definable(SfsMount *mount, const SfsTarget *target)
+{
+    const SfsNodeRec *rec = target->rec;
     SfsBacking *backing = sfs_node_backing_locked(mount->nodes, target->slot);
     struct stat st;
 
-    if (target->rec->kind != SFS_KIND_PAGE)
-        return -EBUSY;
-    /* One handle may be that of the caller itself, or of a close on its way. */
-    if (target->rec->opens > 1)
+    if (rec->kind != SFS_KIND_PAGE || rec->base != SFS_NO_SLOT || rec->opens > 1 || rec->views > 0)
         return -EBUSY;
     if (backing != NULL && (backing->ops->stat(backing, &st) < 0 || st.st_size != 0))
         return -EBUSY;
     return 0;
 }
 
-/* Puts the file in place of the empty bytes; a new nodeid, for the kernel's inode may be bound to
- * those. */
+/* Whether its names can come to mean a view, or no view any more. Node locked. */
 static int
-become_file(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, SfsBacking *backing,
-            uint32_t fd_slot, uint32_t text, bool writable)
+check_switch(SfsMount *mount, const SfsTarget *target)
 {
-    SfsNodeRec *rec = target->rec;
-    SfsBacking *old;
-    int r;
+    const SfsNodeRec *rec = target->rec;
 
-    sfs_node_lock(mount->nodes, target->slot);
-    r = check_definable(mount, target);
-    if (r < 0) {
-        sfs_node_unlock(mount->nodes, target->slot);
-        return r;
-    }
-    old = sfs_node_set_backing(mount->nodes, target->slot, backing, fd_slot);
-    rec->kind = SFS_KIND_FILE;
-    rec->protect = writable ? SFS_PROTECT_READWRITE : SFS_PROTECT_READONLY;
-    rec->fd_writable = writable;
-    rec->file_uid = caller->uid;
-    rec->file_gid = caller->gid;
-    rec->text = text;
-    rec->nodeid_serial = sfs_registry_next_serial(mount->registry);
-    rec->pins += rec->opens; /* handles of the former nodeid: see sfs_node_close() */
-    rec->opens = 0;
-    rec->io_mode = SFS_IO_UNDECIDED;
-    rec->no_passthrough = 0;
-    sfs_time_set(&rec->ctime, sfs_now());
-    sfs_node_unlock(mount->nodes, target->slot);
-    sfs_backing_unref(old);
-    return 0;
+    if (rec->opens == 0 && rec->views == 0)
+        return 0;
+    return sfs_section_check_definable(mount, target);
 }
 
-int
-sfs_section_define_file(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
-                        const char *path)
+/* Node locked. */
+static int
+change_protect(SfsMount *mount, const SfsTarget *target, SfsProtect protect)
 {
-    sfs_autofd fd = -1;
-    uint32_t fd_slot, text;
-    SfsBacking *backing;
-    bool writable;
-    int r = check_owner(target, caller);
+    SfsNodeRec *rec = target->rec;
+    int r = 0;
 
-    if (r < 0)
-        return r;
-    if (path[0] == '\0' || strlen(path) >= SFS_PATH_MAX)
-        return path[0] == '\0' ? -EINVAL : -ENAMETOOLONG;
-    sfs_node_lock(mount->nodes, target->slot);
-    r = check_definable(mount, target);
-    sfs_node_unlock(mount->nodes, target->slot);
-    if (r < 0)
-        return sfs_section_refuse(target, r, "it is too late to define it by a file");
-    r = fd = sfs_caller_open_file(caller, path, (dev_t)mount->header->mount_dev, &writable);
-    if (r < 0)
-        return sfs_section_refuse(target, r, "its file cannot be opened for the caller");
-    r = sfs_link_put(mount->link, mount->registry, fd, &fd_slot);
-    if (r < 0)
-        return r;
-    text = sfs_registry_store_text(mount->registry, path, strlen(path));
-    backing = sfs_backing_file_new(sfs_fd_steal(&fd));
-    r = text == SFS_NO_SLOT ? -ENOSPC
-                            : become_file(mount, target, caller, backing, fd_slot, text, writable);
-    if (r < 0) {
-        sfs_backing_unref(backing);
-        sfs_registry_free_text(mount->registry, text);
-        sfs_link_drop(mount->link, mount->registry, fd_slot);
-        return sfs_section_refuse(target, r, "it is too late to define it by a file");
+    if (protect == SFS_PROTECT_READWRITE && rec->kind == SFS_KIND_FILE && !rec->fd_writable)
+        return -EACCES; /* its file is open for reading only */
+    if (protect != SFS_PROTECT_WRITECOPY && rec->base != SFS_NO_SLOT)
+        return -EACCES; /* its bytes are another's */
+    if (protect != rec->protect &&
+        (protect == SFS_PROTECT_WRITECOPY || rec->protect == SFS_PROTECT_WRITECOPY))
+        r = check_switch(mount, target);
+    if (r == 0) {
+        rec->protect = (uint8_t)protect;
+        rec->protect_set = 1;
     }
-    return 0;
+    return r;
 }
 
 int
 sfs_section_set_protect(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
                         SfsProtect protect)
 {
-    SfsNodeRec *rec = target->rec;
-    int r = check_owner(target, caller);
+    gint64 deadline = sfs_lifetime_patience();
+    int r = sfs_section_check_owner(target, caller);
 
     if (r < 0)
         return r;
+    do {
+        sfs_node_lock(mount->nodes, target->slot);
+        r = change_protect(mount, target, protect);
+        sfs_node_unlock(mount->nodes, target->slot);
+    } while (r == -EBUSY && sfs_lifetime_wait(mount, target->slot, deadline));
+    return r < 0 ? sfs_section_refuse(target, r, "its protection cannot become that now") : 0;
+}
+
+int
+sfs_section_set_cow(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, SfsCow cow)
+{
+    SfsNodeRec *rec = target->rec;
+    gint64 deadline = sfs_lifetime_patience();
+    int r = sfs_section_check_owner(target, caller);
+
+    if (r < 0)
+        return r;
+    do {
+        sfs_node_lock(mount->nodes, target->slot);
+        r = cow == rec->cow ? 0 : check_switch(mount, target);
+        if (r == 0)
+            rec->cow = (uint8_t)cow;
+        sfs_node_unlock(mount->nodes, target->slot);
+    } while (r == -EBUSY && sfs_lifetime_wait(mount, target->slot, deadline));
+    return r < 0 ? sfs_section_refuse(target, r, "it is open") : 0;
+}
+
+/* --- sizes ----------------------------------------------------------------------------------- */
+
+static bool
+is_committed(const SfsNodeRec *rec, const SfsPolicy *policy)
+{
+    return rec->kind == SFS_KIND_PAGE && policy->commit == SFS_COMMITTED;
+}
+
+/* Whether the policy has a say in writes. */
+static bool
+minds_writes(const SfsNodeRec *rec, const SfsPolicy *policy)
+{
+    return policy->limit != 0 || policy->resize == SFS_RESIZE_FIXED || is_committed(rec, policy);
+}
+
+bool
+sfs_section_is_mediated(const SfsNodeRec *rec)
+{
+    return minds_writes(rec, &rec->policy);
+}
+
+bool
+sfs_section_keeps_memory(const SfsNodeRec *rec)
+{
+    return is_committed(rec, &rec->policy);
+}
+
+/* The bytes an operation is about: those of the handle, or of the section. NULL: it has none yet.
+ */
+static SfsBacking *
+bytes_of(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle)
+{
+    return handle != NULL ? sfs_backing_ref(handle->backing)
+                          : sfs_node_backing(mount->nodes, target->slot);
+}
+
+static uint64_t
+size_of(SfsBacking *backing)
+{
+    struct stat st = {0};
+
+    return backing != NULL && backing->ops->stat(backing, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+/* Whether nobody but the handle, if one is given, uses the section, be it by a mapping made through
+ * that handle. May wait. */
+static bool
+is_alone(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle)
+{
+    const SfsNodeRec *rec = target->rec;
+    bool others;
+
     sfs_node_lock(mount->nodes, target->slot);
-    if (protect == SFS_PROTECT_READWRITE && rec->kind == SFS_KIND_FILE && !rec->fd_writable)
-        r = -EACCES;
-    else
-        rec->protect = (uint8_t)protect;
+    others = rec->opens > (handle != NULL ? 1 : 0) || rec->views > 0;
     sfs_node_unlock(mount->nodes, target->slot);
-    return r < 0 ? sfs_section_refuse(target, r, "its file is open for reading only") : 0;
+    return !others && !sfs_lifetime_is_mapped(mount, target);
+}
+
+static int
+check_shrink(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle)
+{
+    gint64 deadline = sfs_lifetime_patience();
+
+    while (!is_alone(mount, target, handle)) {
+        if (!sfs_lifetime_wait(mount, target->slot, deadline))
+            return sfs_section_refuse(target, -ETXTBSY, "others use what would be cut off");
+    }
+    return 0;
+}
+
+bool
+sfs_section_size_waits(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle,
+                       off_t size)
+{
+    g_autoptr(SfsBacking) backing = NULL;
+
+    if (target->class != SFS_CLASS_NODE || !S_ISREG(target->rec->mode) ||
+        target->rec->policy.resize != SFS_RESIZE_GROW)
+        return false;
+    backing = bytes_of(mount, target, handle);
+    return (uint64_t)size < size_of(backing);
+}
+
+int
+sfs_section_check_size(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle,
+                       uint64_t size)
+{
+    const SfsNodeRec *rec = target->rec;
+    const SfsPolicy *policy = &rec->policy;
+    g_autoptr(SfsBacking) backing = NULL;
+    uint64_t now;
+
+    if (target->class != SFS_CLASS_NODE)
+        return 0;
+    backing = bytes_of(mount, target, handle);
+    now = size_of(backing);
+    if (size == now)
+        return 0;
+    if (policy->resize == SFS_RESIZE_FIXED && now != 0)
+        return sfs_section_refuse(target, -EPERM, "its size is fixed");
+    if (rec->bounded && size < now)
+        return sfs_section_refuse(target, -EPERM, "a window does not shorten its file");
+    if (size > now && policy->limit != 0 && size > policy->limit)
+        return sfs_section_refuse(target, -EFBIG, "that is above its limit");
+    return size < now && policy->resize == SFS_RESIZE_GROW ? check_shrink(mount, target, handle)
+                                                           : 0;
+}
+
+int
+sfs_section_admit_write(SfsMount *mount, const SfsHandle *handle, off_t offset, size_t *size,
+                        unsigned how)
+{
+    SfsTarget target;
+    const SfsPolicy *policy;
+    uint64_t now, most = INT64_MAX;
+
+    /* What was stored to a mapping is within the file, and was agreed to long ago. */
+    if (handle->class != SFS_CLASS_NODE || *size == 0 || how & SFS_WRITE_BACK)
+        return 0;
+    sfs_node_peek(mount->nodes, handle->node, handle->class, &target);
+    policy = &target.rec->policy;
+    if (!minds_writes(target.rec, policy))
+        return 0;
+    now = size_of(handle->backing);
+    if (how & SFS_WRITE_APPEND && target.rec->kind == SFS_KIND_FILE)
+        offset = (off_t)now;
+    if (policy->limit != 0)
+        most = MAX(policy->limit, now);
+    if (policy->resize == SFS_RESIZE_FIXED && now != 0)
+        most = now;
+    if ((uint64_t)offset >= most)
+        return policy->resize == SFS_RESIZE_FIXED && now != 0
+                   ? sfs_section_refuse(&target, -EPERM, "its size is fixed")
+                   : sfs_section_refuse(&target, -EFBIG, "that is above its limit");
+    *size = MIN(*size, most - (uint64_t)offset);
+    if (is_committed(target.rec, policy) && (uint64_t)offset + *size > now)
+        return handle->backing->ops->allocate(handle->backing, 0, (off_t)now,
+                                              offset + (off_t)*size - (off_t)now);
+    return 0;
+}
+
+/* --- policies -------------------------------------------------------------------------------- */
+
+/* Node locked. */
+static int
+change_policy(SfsMount *mount, const SfsTarget *target, const SfsPolicy *policy)
+{
+    SfsNodeRec *rec = target->rec;
+
+    if (S_ISREG(rec->mode) && minds_writes(rec, policy) && !minds_writes(rec, &rec->policy) &&
+        rec->native_writers > 0)
+        return -EBUSY;
+    rec->policy = *policy;
+    sfs_time_set(&rec->ctime, sfs_now());
+    return 0;
+}
+
+/* Takes the memory that the section could be short of. */
+static int
+commit_all(SfsMount *mount, const SfsTarget *target)
+{
+    g_autoptr(SfsBacking) backing = sfs_node_backing(mount->nodes, target->slot);
+    uint64_t size = size_of(backing);
+
+    return size > 0 ? backing->ops->allocate(backing, 0, 0, (off_t)size) : 0;
+}
+
+int
+sfs_section_set_policy(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
+                       SfsPolicyKey key, const char *value)
+{
+    SfsNodeRec *rec = target->rec;
+    gint64 deadline = sfs_lifetime_patience();
+    SfsPolicy policy;
+    bool was_committed;
+    int r = sfs_section_check_owner(target, caller);
+
+    if (r < 0)
+        return r;
+    do {
+        sfs_node_lock(mount->nodes, target->slot);
+        policy = rec->policy;
+        was_committed = is_committed(rec, &policy);
+        r = sfs_policy_parse(&policy, key, value);
+        if (r == 0)
+            r = change_policy(mount, target, &policy);
+        /* Whoever has it open by its name uses it for the first time, as it were. */
+        if (r == 0 && key == SFS_POLICY_LIFETIME)
+            rec->opened = rec->nlink > 0 && (rec->opens > 0 || rec->views > 0);
+        sfs_node_unlock(mount->nodes, target->slot);
+    } while (r == -EBUSY && sfs_lifetime_wait(mount, target->slot, deadline));
+    if (r == -EBUSY)
+        return sfs_section_refuse(target, r, "a handle is open that could write past this policy");
+    if (r == 0 && S_ISREG(rec->mode) && is_committed(rec, &policy) && !was_committed) {
+        r = commit_all(mount, target);
+        if (r < 0) {
+            sfs_node_lock(mount->nodes, target->slot);
+            rec->policy.commit = SFS_RESERVE;
+            sfs_node_unlock(mount->nodes, target->slot);
+        }
+    }
+    return r;
+}
+
+/* --- facts ----------------------------------------------------------------------------------- */
+
+uint64_t
+sfs_section_private(SfsMount *mount, const SfsTarget *target)
+{
+    g_autoptr(SfsBacking) backing = NULL;
+
+    if (sfs_target_is_view(target))
+        backing = sfs_view_backing(mount, target);
+    return backing != NULL ? sfs_backing_cow_private(backing) : 0;
 }
 
 const char *
@@ -166,13 +355,15 @@ sfs_section_io_mode(SfsMount *mount, const SfsTarget *target)
     const SfsNodeRec *rec = target->rec;
     SfsIoMode mode = rec->io_mode;
 
-    if (target->class == SFS_CLASS_COW)
+    if (sfs_class_by_name(target->class, rec) != SFS_CLASS_NODE)
         return "cached";
     if (mode == SFS_IO_UNDECIDED) {
-        if (mount->header->passthrough && !rec->no_passthrough)
+        if (mount->header->passthrough && !rec->no_passthrough && !rec->bounded)
             mode = SFS_IO_PASSTHROUGH;
         else
             mode = rec->kind == SFS_KIND_FILE && mount->direct_mmap ? SFS_IO_DIRECT : SFS_IO_CACHED;
     }
-    return mode == SFS_IO_PASSTHROUGH ? "passthrough" : mode == SFS_IO_DIRECT ? "direct" : "cached";
+    if (mode == SFS_IO_PASSTHROUGH)
+        return sfs_section_is_mediated(rec) ? "mapped" : "passthrough";
+    return mode == SFS_IO_DIRECT ? "direct" : "cached";
 }

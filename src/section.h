@@ -25,6 +25,7 @@ typedef struct {
     uint32_t node;       /* slot */
     SfsBacking *backing; /* a reference; NULL for texts */
     GBytes *text;        /* .info and .stats */
+    bool native;         /* the kernel passes its writes through */
     int flock_fd;        /* lock.c's: what flock(2) is done on, -1 while it was not */
 } SfsHandle;
 
@@ -32,6 +33,7 @@ typedef struct {
 typedef struct {
     SfsIoMode mode;
     int backing_id;  /* with SFS_IO_PASSTHROUGH */
+    bool mediated;   /* with SFS_IO_PASSTHROUGH: that is for mappings alone */
     bool keep_cache; /* what the kernel has cached of this inode is still right */
 } SfsOpenReply;
 
@@ -81,25 +83,64 @@ ssize_t sfs_section_copy(SfsMount *mount, SfsHandle *from, off_t from_offset, Sf
                          off_t to_offset, size_t length);
 
 /*
- * Makes an empty page section, that nobody but (perhaps) the caller has open, one over the real
- * file
- * @path. Opened with the caller's rights; readonly if those do not allow writing. The section gets
- * a new nodeid: handles that were open stay on the empty bytes they had. Errors as
- * sfs_caller_open_file() besides those above. May block on the mount itself.
+ * What an empty page section, that nobody but (perhaps) the caller has open, can become. It gets a
+ * new nodeid: handles that were open stay on the empty bytes they had. Errors as those of
+ * sfs_caller_open_file() besides those above. May wait, on the mount itself as well.
+ *
+ * file: one over the real file @path, opened with the caller's rights; readonly if those do not
+ *   allow writing and nothing else was asked for; over the window on it that was set before.
+ *   -EINVAL: nothing of the file is in the window; -EFBIG: it is longer than a file that may not be
+ *   extended.
+ * base: a copy of another section of the mount, which the caller may read. -ELOOP: of itself.
  */
 int sfs_section_define_file(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
                             const char *path);
+int sfs_section_define_base(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
+                            const char *path);
 
-/* Caps what later opens may ask for. -EACCES: its file may not be written by whoever defined it. */
+/* The window on the file that it will be defined by; NULL: that stays. */
+int sfs_section_set_window(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
+                           const uint64_t *offset, const uint64_t *length);
+
+/* Caps what later opens may ask for. -EACCES: its file may not be written by whoever defined it, or
+ * its bytes are another's; -EBUSY: it is open, and would be a view or no view any more. May wait.
+ */
 int sfs_section_set_protect(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
                             SfsProtect protect);
+int sfs_section_set_cow(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
+                        SfsCow cow);
 
-/* Whether the kernel may hold bytes of the section that it has not written back: it is open, and
- * not in passthrough. */
-bool sfs_section_may_be_dirty(const SfsTarget *target);
+/* Of a section, or of what a directory hands down. -EINVAL: not a value; -EBUSY: it is open in a
+ * way that could not be held to it; -ENOSPC: there is no memory to commit. May wait. */
+int sfs_section_set_policy(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
+                           SfsPolicyKey key, const char *value);
+
+/* Whether changing the size may have to wait. */
+bool sfs_section_size_waits(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle,
+                            off_t size);
+
+/* Bytes that a section shows, or a new view of it would start with: its own, or those of what it is
+ * based on. A reference for the caller; NULL: it has none yet. */
+SfsBacking *sfs_section_bytes(SfsMount *mount, const SfsTarget *target);
+
+/* The nodeid of which the kernel may hold bytes that it has not written back, and that a new view
+ * of @target should start with; 0: of none. */
+uint64_t sfs_section_dirty_inode(SfsMount *mount, const SfsTarget *target);
+
+/* What has to be added to where a lock is wanted, to have where it is on the file. */
+off_t sfs_section_lock_offset(SfsMount *mount, const SfsHandle *handle);
+
+/* Appends a line for each process that has the section open or mapped: "PID COMMAND UID ACCESS
+ * AGE". Looks through /proc, and so may wait. */
+void sfs_section_holders(SfsMount *mount, const SfsTarget *target, GString *text);
+
+/* Bytes of it that are in memory, and in swap. False: the kernel does not say. */
+bool sfs_section_memory(SfsMount *mount, const SfsTarget *target, uint64_t *resident,
+                        uint64_t *swapped);
 
 /* Bytes private to the view that @target is; 0 when it is none, or not open. */
 uint64_t sfs_section_private(SfsMount *mount, const SfsTarget *target);
 
-/* How its I/O is done, or would be if it were opened: "passthrough", "cached", "direct". */
+/* How its I/O is done, or would be if it were opened: "passthrough", "mapped" (mappings are passed
+ * through, writes are not), "cached", "direct". */
 const char *sfs_section_io_mode(SfsMount *mount, const SfsTarget *target);

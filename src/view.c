@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "view.h"
 
+#include "section.h"
 #include "util.h"
 
 typedef struct {
@@ -46,7 +47,7 @@ find_locked(SfsMount *mount, uint64_t nodeid)
 static View *
 make(SfsMount *mount, const SfsTarget *target, const struct stat *section)
 {
-    g_autoptr(SfsBacking) base = sfs_node_backing(mount->nodes, target->slot);
+    g_autoptr(SfsBacking) base = sfs_section_bytes(mount, target);
     uint32_t slot;
     SfsViewRec *rec = sfs_registry_alloc(mount->registry, SFS_TABLE_VIEWS, &slot);
     View *view;

@@ -7,62 +7,95 @@
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 
-/* How often, and how many milliseconds apart, a file is looked at again that was closed and still
- * has other users. */
-#define LOOKS 10
-#define LOOK_AGAIN_MS 2
-
 typedef struct {
     uint32_t slot;
-    int looks; /* left */
+    unsigned looks; /* done */
+    gint64 due;     /* monotonic µs */
 } Again;
 
 struct SfsWatch {
     int inotify;
-    int stop; /* an eventfd */
+    int wake; /* an eventfd */
     GThread *thread;
-    SfsWatchFunc closed;
+    SfsWatchFunc look;
     void *data;
 
-    GMutex lock;       /* protects slots */
-    GHashTable *slots; /* watch descriptor → slot */
-
-    GArray *again; /* of Again; the thread's own */
+    GMutex lock; /* protects all below */
+    bool stop;
+    GHashTable
+        *slots;    /* watch descriptor → GArray of slots: several sections may be over one file */
+    GArray *again; /* of Again */
 };
 
-/* The slot that a watch descriptor was for; false: of none any more. */
-static bool
-take_slot(SfsWatch *watch, int descriptor, uint32_t *slot)
+/* The slots that a watch descriptor was for; NULL: of none any more. */
+static GArray *
+take_slots(SfsWatch *watch, int descriptor)
 {
-    gpointer value;
-    bool found;
+    GArray *slots;
 
     g_mutex_lock(&watch->lock);
-    found = g_hash_table_lookup_extended(watch->slots, GINT_TO_POINTER(descriptor), NULL, &value);
-    if (found)
-        g_hash_table_remove(watch->slots, GINT_TO_POINTER(descriptor));
+    slots = g_hash_table_lookup(watch->slots, GINT_TO_POINTER(descriptor));
+    if (slots != NULL)
+        g_hash_table_steal(watch->slots, GINT_TO_POINTER(descriptor));
     g_mutex_unlock(&watch->lock);
-    if (found)
-        *slot = GPOINTER_TO_UINT(value);
-    return found;
+    return slots;
+}
+
+/* Lock held. */
+static void
+put_off(SfsWatch *watch, uint32_t slot, unsigned looks)
+{
+    Again again = {slot, looks, g_get_monotonic_time() + ((gint64)1000 << looks)};
+
+    for (guint i = 0; i < watch->again->len; i++) {
+        Again *other = &g_array_index(watch->again, Again, i);
+
+        if (other->slot == slot) {
+            other->looks = MAX(other->looks, looks);
+            other->due = MIN(other->due, again.due);
+            return;
+        }
+    }
+    g_array_append_val(watch->again, again);
 }
 
 static void
-look(SfsWatch *watch, Again one)
+look(SfsWatch *watch, uint32_t slot, unsigned looks)
 {
-    if (!watch->closed(one.slot, watch->data) && --one.looks > 0)
-        g_array_append_val(watch->again, one);
+    if (watch->look(slot, looks, watch->data) || looks >= SFS_WATCH_LOOKS)
+        return;
+    g_mutex_lock(&watch->lock);
+    put_off(watch, slot, looks + 1);
+    g_mutex_unlock(&watch->lock);
 }
 
-static void
-look_again(SfsWatch *watch)
+/* One that is due; false: none is. */
+static bool
+take_due(SfsWatch *watch, Again *due)
 {
-    guint n = watch->again->len;
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&watch->lock);
+    gint64 now = g_get_monotonic_time();
 
-    for (guint i = 0; i < n; i++)
-        look(watch, g_array_index(watch->again, Again, i));
-    if (n > 0)
-        g_array_remove_range(watch->again, 0, n);
+    for (guint i = 0; i < watch->again->len; i++) {
+        *due = g_array_index(watch->again, Again, i);
+        if (due->due <= now) {
+            g_array_remove_index_fast(watch->again, i);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* How long poll(2) may wait, in ms. */
+static int
+time_left(SfsWatch *watch)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&watch->lock);
+    gint64 now = g_get_monotonic_time(), next = G_MAXINT64;
+
+    for (guint i = 0; i < watch->again->len; i++)
+        next = MIN(next, g_array_index(watch->again, Again, i).due);
+    return next == G_MAXINT64 ? -1 : next <= now ? 0 : (int)((next - now) / 1000 + 1);
 }
 
 static void
@@ -74,14 +107,22 @@ handle_events(SfsWatch *watch)
 
     for (char *at = buffer; n > 0 && at < buffer + n;) {
         const struct inotify_event *event = (const void *)at;
-        uint32_t slot;
-
-        /* A oneshot watch also says that it is gone; the close came first and has taken the slot.
+        /* A oneshot watch also says that it is gone; the close came first and has taken the slots.
          */
-        if (take_slot(watch, event->wd, &slot) && event->mask & IN_CLOSE)
-            look(watch, (Again){slot, LOOKS});
+        g_autoptr(GArray) slots = take_slots(watch, event->wd);
+
+        for (guint i = 0; slots != NULL && event->mask & IN_CLOSE && i < slots->len; i++)
+            look(watch, g_array_index(slots, uint32_t, i), 0);
         at += sizeof *event + event->len;
     }
+}
+
+static bool
+is_stopped(SfsWatch *watch)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&watch->lock);
+
+    return watch->stop;
 }
 
 static gpointer
@@ -89,21 +130,37 @@ run(gpointer data)
 {
     SfsWatch *watch = data;
     struct pollfd fds[] = {
-        {.fd = watch->stop, .events = POLLIN},
+        {.fd = watch->wake, .events = POLLIN},
         {.fd = watch->inotify, .events = POLLIN},
     };
+    Again due;
 
-    while (poll(fds, G_N_ELEMENTS(fds), watch->again->len > 0 ? LOOK_AGAIN_MS : -1) < 0 ||
-           !(fds[0].revents & POLLIN)) {
-        look_again(watch);
+    while (!is_stopped(watch)) {
+        uint64_t count;
+
+        if (poll(fds, G_N_ELEMENTS(fds), time_left(watch)) < 0)
+            continue;
+        if (fds[0].revents & POLLIN && read(watch->wake, &count, sizeof count) < 0)
+            continue;
         if (fds[1].revents & POLLIN)
             handle_events(watch);
+        while (take_due(watch, &due))
+            look(watch, due.slot, due.looks);
     }
     return NULL;
 }
 
+static void
+wake(SfsWatch *watch)
+{
+    uint64_t one = 1;
+
+    if (write(watch->wake, &one, sizeof one) < 0)
+        g_debug("the watch is awake already");
+}
+
 SfsWatch *
-sfs_watch_new(SfsWatchFunc closed, void *data)
+sfs_watch_new(SfsWatchFunc look_func, void *data)
 {
     SfsWatch *watch;
     int inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
@@ -114,11 +171,11 @@ sfs_watch_new(SfsWatchFunc closed, void *data)
     }
     watch = g_new0(SfsWatch, 1);
     watch->inotify = inotify;
-    watch->stop = eventfd(0, EFD_CLOEXEC);
-    watch->closed = closed;
+    watch->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    watch->look = look_func;
     watch->data = data;
     g_mutex_init(&watch->lock);
-    watch->slots = g_hash_table_new(NULL, NULL);
+    watch->slots = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_array_unref);
     watch->again = g_array_new(FALSE, FALSE, sizeof(Again));
     watch->thread = g_thread_new("watch", run, watch);
     return watch;
@@ -127,18 +184,29 @@ sfs_watch_new(SfsWatchFunc closed, void *data)
 void
 sfs_watch_free(SfsWatch *watch)
 {
-    uint64_t one = 1;
-
     if (watch == NULL)
         return;
-    if (write(watch->stop, &one, sizeof one) == sizeof one)
-        g_thread_join(watch->thread);
-    close(watch->stop);
+    g_mutex_lock(&watch->lock);
+    watch->stop = true;
+    g_mutex_unlock(&watch->lock);
+    wake(watch);
+    g_thread_join(watch->thread);
+    close(watch->wake);
     close(watch->inotify);
     g_hash_table_unref(watch->slots);
     g_array_unref(watch->again);
     g_mutex_clear(&watch->lock);
     g_free(watch);
+}
+
+static bool
+contains(const GArray *slots, uint32_t slot)
+{
+    for (guint i = 0; i < slots->len; i++) {
+        if (g_array_index(slots, uint32_t, i) == slot)
+            return true;
+    }
+    return false;
 }
 
 void
@@ -153,7 +221,31 @@ sfs_watch_add(SfsWatch *watch, int fd, uint32_t slot)
     /* Held together, so that the event cannot find the table without its slot. */
     g_mutex_lock(&watch->lock);
     descriptor = inotify_add_watch(watch->inotify, path, IN_CLOSE | IN_ONESHOT);
-    if (descriptor >= 0)
-        g_hash_table_insert(watch->slots, GINT_TO_POINTER(descriptor), GUINT_TO_POINTER(slot));
+    if (descriptor >= 0) {
+        GArray *slots = g_hash_table_lookup(watch->slots, GINT_TO_POINTER(descriptor));
+
+        if (slots == NULL) {
+            slots = g_array_new(FALSE, FALSE, sizeof slot);
+            g_hash_table_insert(watch->slots, GINT_TO_POINTER(descriptor), slots);
+        }
+        if (!contains(slots, slot))
+            g_array_append_val(slots, slot);
+    } else {
+        /* No room for another watch: then by the clock, for a while. */
+        put_off(watch, slot, 0);
+    }
     g_mutex_unlock(&watch->lock);
+    if (descriptor < 0)
+        wake(watch);
+}
+
+void
+sfs_watch_later(SfsWatch *watch, uint32_t slot)
+{
+    if (watch == NULL)
+        return;
+    g_mutex_lock(&watch->lock);
+    put_off(watch, slot, 1);
+    g_mutex_unlock(&watch->lock);
+    wake(watch);
 }

@@ -11,6 +11,7 @@
 
 #include "defer.h"
 #include "keeper-link.h"
+#include "lifetime.h"
 #include "lock.h"
 #include "log.h"
 #include "mountpoint.h"
@@ -272,6 +273,7 @@ open_rooms(Worker *worker)
         sfs_namespace_new(mount->registry, mount->nodes, mount->header->config.nr_sections);
     mount->sections = sfs_sections_new(mount);
     mount->views = sfs_views_new();
+    mount->lifetimes = sfs_lifetimes_new(mount);
     mount->locks = sfs_locks_new();
     mount->deferral = sfs_deferral_new();
 }
@@ -286,6 +288,8 @@ close_rooms(Worker *worker)
     if (!sfs_deferral_free(mount->deferral) || !sfs_locks_idle(mount->locks))
         _exit(0);
     sfs_sections_free(mount);
+    if (!sfs_lifetimes_free(mount->lifetimes))
+        _exit(0);
     sfs_views_free(mount->views);
     sfs_locks_free(mount->locks);
     sfs_namespace_free(mount->names);

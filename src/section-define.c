@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Definition: an empty page section becomes one over a real file, or over a window of it, or a copy
+ * of another section.
+ *
+ * The kernel's inode may be bound to the empty bytes for as long as somebody has it open, so what
+ * is defined gets a new nodeid. Handles on the former one keep the empty bytes, and count as pins.
+ */
+#include "section-internal.h"
+
+#include "keeper-link.h"
+#include "namespace.h"
+#include "util.h"
+
+#include <string.h>
+
+static const char too_late[] = "it is too late to define it";
+
+/* --- a window -------------------------------------------------------------------------------- */
+
+int
+sfs_section_set_window(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
+                       const uint64_t *offset, const uint64_t *length)
+{
+    SfsNodeRec *rec = target->rec;
+    int r = sfs_section_check_owner(target, caller);
+    uint64_t from, size;
+
+    if (r < 0)
+        return r;
+    sfs_node_lock(mount->nodes, target->slot);
+    from = offset != NULL ? *offset : rec->offset;
+    size = length != NULL ? *length : rec->length;
+    r = sfs_section_check_definable(mount, target);
+    if (r == 0 && (from > INT64_MAX || size > INT64_MAX - from))
+        r = -EFBIG;
+    if (r == 0) {
+        rec->offset = from;
+        rec->length = size;
+        rec->bounded = 1;
+    }
+    sfs_node_unlock(mount->nodes, target->slot);
+    return r < 0 ? sfs_section_refuse(target, r, "that cannot become its window") : 0;
+}
+
+/* Makes the file at least @size bytes long, with the room for them taken, or leaves it as it was.
+ */
+static int
+extend(int fd, off_t now, off_t size)
+{
+    int r = fallocate(fd, 0, now, size - now) == 0 ? 0 : -errno;
+
+    if (r == -EOPNOTSUPP)
+        return ftruncate(fd, size) == 0 ? 0 : -errno;
+    if (r < 0 && ftruncate(fd, now) != 0)
+        g_info("a file could not be made as short again as it was: %s", g_strerror(errno));
+    return r;
+}
+
+/* Whether the window lies in the file open at @fd, which is extended where it may be. */
+static int
+fit_window(const SfsNodeRec *rec, int fd, bool writable)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) != 0)
+        return -errno;
+    if (!rec->bounded)
+        return st.st_size == 0 && rec->strict ? -EINVAL : 0;
+    if (rec->length == 0)
+        return rec->offset >= (uint64_t)st.st_size ? -EINVAL : 0;
+    if (rec->offset + rec->length <= (uint64_t)st.st_size)
+        return 0;
+    return writable ? extend(fd, st.st_size, (off_t)(rec->offset + rec->length)) : -EFBIG;
+}
+
+/* --- a file ---------------------------------------------------------------------------------- */
+
+/* A new identity, for what the section is now. Node locked. */
+static void
+renew(SfsMount *mount, SfsNodeRec *rec)
+{
+    rec->nodeid_serial = sfs_registry_next_serial(mount->registry);
+    rec->pins += rec->opens; /* handles of the former nodeid: see sfs_lifetime_closed() */
+    rec->opens = 0;
+    rec->native_writers = 0;
+    rec->io_mode = SFS_IO_UNDECIDED;
+    rec->no_passthrough = 0;
+    sfs_time_set(&rec->ctime, sfs_now());
+}
+
+/* Puts the file in place of the empty bytes. */
+static int
+become_file(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, SfsBacking *backing,
+            uint32_t fd_slot, uint32_t text, bool writable)
+{
+    SfsNodeRec *rec = target->rec;
+    SfsBacking *old;
+    int r;
+
+    sfs_node_lock(mount->nodes, target->slot);
+    r = sfs_section_check_definable(mount, target);
+    if (r < 0) {
+        sfs_node_unlock(mount->nodes, target->slot);
+        return r;
+    }
+    old = sfs_node_set_backing(mount->nodes, target->slot, backing, fd_slot);
+    rec->kind = SFS_KIND_FILE;
+    if (!rec->protect_set)
+        rec->protect = writable ? SFS_PROTECT_READWRITE : SFS_PROTECT_READONLY;
+    rec->fd_writable = writable;
+    rec->file_uid = caller->uid;
+    rec->file_gid = caller->gid;
+    rec->text = text;
+    renew(mount, rec);
+    sfs_node_unlock(mount->nodes, target->slot);
+    sfs_backing_unref(old);
+    return 0;
+}
+
+static SfsFileAccess
+wanted_access(const SfsNodeRec *rec)
+{
+    if (!rec->protect_set)
+        return SFS_FILE_WRITE_IF_ALLOWED;
+    return rec->protect == SFS_PROTECT_READWRITE ? SFS_FILE_WRITE : SFS_FILE_READ;
+}
+
+/* What can be said before anything is opened. */
+static int
+check_definition(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
+                 const char *path)
+{
+    int r = sfs_section_check_owner(target, caller);
+
+    if (r < 0)
+        return r;
+    if (path[0] == '\0' || strlen(path) >= SFS_PATH_MAX)
+        return path[0] == '\0' ? -EINVAL : -ENAMETOOLONG;
+    sfs_node_lock(mount->nodes, target->slot);
+    r = sfs_section_check_definable(mount, target);
+    sfs_node_unlock(mount->nodes, target->slot);
+    return r < 0 ? sfs_section_refuse(target, r, too_late) : 0;
+}
+
+int
+sfs_section_define_file(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
+                        const char *path)
+{
+    SfsNodeRec *rec = target->rec;
+    sfs_autofd fd = -1;
+    uint32_t fd_slot, text;
+    SfsBacking *backing;
+    bool writable;
+    int r = check_definition(mount, target, caller, path);
+
+    if (r < 0)
+        return r;
+    r = fd = sfs_caller_open_file(caller, path, (dev_t)mount->header->mount_dev, wanted_access(rec),
+                                  &writable);
+    if (r < 0)
+        return sfs_section_refuse(target, r, "its file cannot be opened for the caller");
+    r = fit_window(rec, fd, writable);
+    if (r < 0)
+        return sfs_section_refuse(target, r, "its file is too short");
+    r = sfs_link_put(mount->link, mount->registry, fd, &fd_slot);
+    if (r < 0)
+        return r;
+    text = sfs_registry_store_text(mount->registry, path, strlen(path));
+    backing = rec->bounded ? sfs_backing_window_new(sfs_fd_steal(&fd), (off_t)rec->offset,
+                                                    (off_t)rec->length)
+                           : sfs_backing_file_new(sfs_fd_steal(&fd));
+    r = text == SFS_NO_SLOT ? -ENOSPC
+                            : become_file(mount, target, caller, backing, fd_slot, text, writable);
+    if (r < 0) {
+        sfs_backing_unref(backing);
+        sfs_registry_free_text(mount->registry, text);
+        sfs_link_drop(mount->link, mount->registry, fd_slot);
+        return sfs_section_refuse(target, r, too_late);
+    }
+    return 0;
+}
+
+/* --- another section ------------------------------------------------------------------------- */
+
+/* Looks up one name after the other, as the caller may. The section found is pinned. */
+static int
+find_base(SfsMount *mount, const SfsCaller *caller, const char *path, uint32_t *slot)
+{
+    g_auto(GStrv) parts = g_strsplit(path, "/", -1);
+    uint32_t at = SFS_ROOT_SLOT;
+    int r = 0;
+
+    sfs_node_pin(mount->nodes, at);
+    for (char **part = parts; r == 0 && *part != NULL; part++) {
+        g_auto(SfsTarget) child = {0};
+        SfsTarget dir;
+
+        if (**part == '\0' || strcmp(*part, ".") == 0)
+            continue;
+        sfs_node_peek(mount->nodes, at, SFS_CLASS_NODE, &dir);
+        if (!S_ISDIR(dir.rec->mode))
+            r = -ENOTDIR;
+        else if (!sfs_caller_may(caller, dir.rec->uid, dir.rec->gid, dir.rec->mode, X_OK))
+            r = -EACCES;
+        else
+            r = sfs_namespace_lookup(mount->names, &dir, *part, &child);
+        if (r < 0)
+            break;
+        if (child.rec == NULL || !sfs_target_is_itself(&child)) {
+            r = -ENODEV; /* .cow and the like */
+            break;
+        }
+        sfs_node_pin(mount->nodes, child.slot);
+        if (child.class == SFS_CLASS_NODE)
+            sfs_node_forget(mount->nodes, child.slot, 1);
+        sfs_node_unpin(mount->nodes, at);
+        at = child.slot;
+    }
+    *slot = at;
+    if (r < 0)
+        sfs_node_unpin(mount->nodes, at);
+    return r;
+}
+
+/* Whether a section can be based on that one: it must not lead back to itself. */
+static int
+check_base(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, uint32_t base)
+{
+    const SfsNodeRec *rec = sfs_registry_get(mount->registry, SFS_TABLE_NODES, base);
+
+    if (!S_ISREG(rec->mode))
+        return -ENODEV;
+    if (!sfs_caller_may(caller, rec->uid, rec->gid, rec->mode, R_OK))
+        return -EACCES;
+    for (uint32_t at = base; at != SFS_NO_SLOT; at = rec->base) {
+        if (at == target->slot)
+            return -ELOOP;
+        rec = sfs_registry_get(mount->registry, SFS_TABLE_NODES, at);
+    }
+    return 0;
+}
+
+/* Takes over the pin of @base. */
+static int
+become_copy(SfsMount *mount, const SfsTarget *target, uint32_t base, uint32_t text)
+{
+    SfsNodeRec *rec = target->rec;
+    SfsBacking *old;
+    int r;
+
+    sfs_node_lock(mount->nodes, target->slot);
+    r = sfs_section_check_definable(mount, target);
+    if (r < 0) {
+        sfs_node_unlock(mount->nodes, target->slot);
+        return r;
+    }
+    old = sfs_node_set_backing(mount->nodes, target->slot, NULL, SFS_NO_SLOT);
+    rec->base = base;
+    rec->text = text;
+    rec->protect = SFS_PROTECT_WRITECOPY;
+    rec->protect_set = 1;
+    renew(mount, rec);
+    sfs_node_unlock(mount->nodes, target->slot);
+    sfs_backing_unref(old);
+    return 0;
+}
+
+int
+sfs_section_define_base(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller,
+                        const char *path)
+{
+    /* Two definitions at once could each be right and together be a ring. */
+    static GMutex one_at_a_time;
+    g_autoptr(GMutexLocker) locker = NULL;
+    uint32_t base, text;
+    int r = check_definition(mount, target, caller, path);
+
+    if (r < 0)
+        return r;
+    locker = g_mutex_locker_new(&one_at_a_time);
+    r = find_base(mount, caller, path, &base);
+    if (r < 0)
+        return sfs_section_refuse(target, r, "its base cannot be found for the caller");
+    text = sfs_registry_store_text(mount->registry, path, strlen(path));
+    r = text == SFS_NO_SLOT ? -ENOSPC : check_base(mount, target, caller, base);
+    if (r == 0)
+        r = become_copy(mount, target, base, text);
+    if (r < 0) {
+        sfs_registry_free_text(mount->registry, text);
+        sfs_node_unpin(mount->nodes, base);
+        return sfs_section_refuse(target, r, "that cannot be its base");
+    }
+    return 0;
+}
