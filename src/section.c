@@ -355,7 +355,7 @@ sfs_section_io_mode(SfsMount *mount, const SfsTarget *target)
     const SfsNodeRec *rec = target->rec;
     SfsIoMode mode = rec->io_mode;
 
-    if (sfs_class_by_name(target->class, rec) != SFS_CLASS_NODE)
+    if (sfs_target_is_view(target) || rec->protect == SFS_PROTECT_WRITECOPY)
         return "cached";
     if (mode == SFS_IO_UNDECIDED) {
         if (mount->header->passthrough && !rec->no_passthrough && !rec->bounded)

@@ -20,6 +20,7 @@
 #include "ops.h"
 #include "passthrough.h"
 #include "section.h"
+#include "startup.h"
 #include "store.h"
 #include "view.h"
 
@@ -188,6 +189,20 @@ serve_init(Worker *worker)
     free(buf.mem);
 }
 
+/* What the mount is to begin with is made while it serves already, but before it says so. A worker
+ * that cannot make it ends, and the mount with it. */
+static void
+make_sections(Worker *worker)
+{
+    SfsRegistryHeader *header = worker->mount.header;
+    g_autoptr(GError) error = NULL;
+
+    if (sfs_startup_sections(&worker->mount, &error))
+        return;
+    g_strlcpy(header->startup_error, error->message, sizeof header->startup_error);
+    _exit(1);
+}
+
 static void
 serve_all(Worker *worker)
 {
@@ -196,6 +211,10 @@ serve_all(Worker *worker)
 
     for (guint i = 0; i < n; i++)
         threads[i] = g_thread_new("serve", serve, worker);
+    if (!atomic_load(&worker->mount.header->ready))
+        make_sections(worker);
+    atomic_store(&worker->mount.header->ready, 1);
+    sfs_link_ready(worker->mount.link);
     for (guint i = 0; i < n; i++)
         g_thread_join(threads[i]);
 }
@@ -324,9 +343,7 @@ sfs_worker_main(void)
     if (worker.refused || worker.mount.store == NULL) {
         status = 1;
     } else {
-        atomic_store(&worker.mount.header->ready, 1);
         g_thread_unref(g_thread_new("watch-keeper", watch_keeper, &worker));
-        sfs_link_ready(worker.mount.link);
         serve_all(&worker);
     }
     close_rooms(&worker);
