@@ -102,6 +102,25 @@ identify(const SfsCaller *caller, int proc, Identity *identity)
         identity->effective = g_ascii_strtoull(text + strspn(text, " \t"), NULL, 16);
 }
 
+bool
+sfs_caller_in_group(const SfsCaller *caller, gid_t gid)
+{
+    g_auto(Identity) identity = {0};
+    sfs_autofd proc = -1;
+    char name[32];
+
+    if (caller->gid == gid)
+        return true;
+    g_snprintf(name, sizeof name, "/proc/%d", (int)caller->pid);
+    proc = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    identify(caller, proc, &identity);
+    for (guint i = 0; i < identity.groups->len; i++) {
+        if (g_array_index(identity.groups, gid_t, i) == gid)
+            return true;
+    }
+    return false;
+}
+
 /* --- taking it on ---------------------------------------------------------------------------- */
 
 typedef struct {

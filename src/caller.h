@@ -20,6 +20,9 @@ typedef struct {
     pid_t pid; /* of the thread, in the daemon's view; 0 where that does not see it */
 } SfsCaller;
 
+/* Whether @gid is the caller's group or among the supplementary ones. */
+bool sfs_caller_in_group(const SfsCaller *caller, gid_t gid);
+
 /*
  * Opens the regular file @path (absolute) for @caller: for reading and writing, or where that is
  * not allowed, for reading alone (@writable tells). The descriptor's path was checked not to lie on
