@@ -195,6 +195,18 @@ cow_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
     return (ssize_t)done;
 }
 
+static void
+cow_accessed(SfsBacking *backing)
+{
+    SfsViewRec *rec = cow(backing)->rec;
+    struct timespec now = sfs_now();
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&cow(backing)->lock);
+
+    if (sfs_atime_is_due(sfs_time_get(&rec->atime), sfs_time_get(&rec->mtime),
+                         sfs_time_get(&rec->ctime), now))
+        sfs_time_set(&rec->atime, now);
+}
+
 /* --- writing --------------------------------------------------------------------------------- */
 
 /* Writes within one page, completing it from the base where it is not private yet. 0 or a negative
@@ -449,10 +461,11 @@ cow_allocate(SfsBacking *backing, int mode, off_t offset, off_t length)
         if (r == 0)
             r = sfs_store_file_allocate(self->overlay, FALLOC_FL_KEEP_SIZE, offset, length);
     }
-    if (r == 0 && !(mode & FALLOC_FL_KEEP_SIZE)) {
+    if (r == 0) {
         g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
 
-        grow_to(self, end);
+        if (!(mode & FALLOC_FL_KEEP_SIZE))
+            grow_to(self, end);
         modified(self);
     }
     return r;
@@ -584,6 +597,7 @@ static const SfsBackingOps cow_ops = {
     .kind = "cow",
     .stat = cow_stat,
     .read = cow_read,
+    .accessed = cow_accessed,
     .write = cow_write,
     .truncate = cow_truncate,
     .allocate = cow_allocate,

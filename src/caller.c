@@ -103,23 +103,34 @@ identify(const SfsCaller *caller, int proc, Identity *identity)
 }
 
 bool
-sfs_caller_may(const SfsCaller *caller, uid_t uid, gid_t gid, mode_t mode, int want)
+sfs_caller_in_group(const SfsCaller *caller, gid_t gid)
 {
-    char name[64];
-    sfs_autofd proc = -1;
     g_auto(Identity) identity = {0};
-    bool in_group = caller->gid == gid;
+    sfs_autofd proc = -1;
+    char name[32];
 
-    if (caller->uid == 0)
+    if (caller->gid == gid)
         return true;
-    if (caller->uid == uid)
-        return (mode >> 6 & (mode_t)want) == (mode_t)want;
     g_snprintf(name, sizeof name, "/proc/%d", (int)caller->pid);
     proc = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
     identify(caller, proc, &identity);
-    for (guint i = 0; !in_group && i < identity.groups->len; i++)
-        in_group = g_array_index(identity.groups, gid_t, i) == gid;
-    return ((in_group ? mode >> 3 : mode) & (mode_t)want) == (mode_t)want;
+    for (guint i = 0; i < identity.groups->len; i++) {
+        if (g_array_index(identity.groups, gid_t, i) == gid)
+            return true;
+    }
+    return false;
+}
+
+bool
+sfs_caller_may(const SfsCaller *caller, uid_t uid, gid_t gid, mode_t mode, int want)
+{
+    if (caller->uid == 0)
+        return true;
+    if (caller->uid == uid)
+        mode >>= 6;
+    else if (sfs_caller_in_group(caller, gid))
+        mode >>= 3;
+    return (mode & (mode_t)want) == (mode_t)want;
 }
 
 /* --- taking it on ---------------------------------------------------------------------------- */

@@ -20,6 +20,9 @@ typedef struct {
     pid_t pid; /* of the thread, in the daemon's view; 0 where that does not see it */
 } SfsCaller;
 
+/* Whether @gid is the caller's group or among the supplementary ones. */
+bool sfs_caller_in_group(const SfsCaller *caller, gid_t gid);
+
 typedef enum {
     SFS_FILE_WRITE_IF_ALLOWED, /* else for reading alone */
     SFS_FILE_WRITE,

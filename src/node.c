@@ -325,12 +325,11 @@ void
 sfs_node_accessed(SfsNodes *nodes, uint32_t slot)
 {
     SfsNodeRec *rec = record(nodes, slot);
-    struct timespec now = sfs_now(), atime, changed;
+    struct timespec now = sfs_now();
 
     sfs_node_lock(nodes, slot);
-    atime = sfs_time_get(&rec->atime);
-    changed = sfs_time_max(sfs_time_get(&rec->mtime), sfs_time_get(&rec->ctime));
-    if (sfs_time_compare(atime, changed) <= 0 || now.tv_sec - atime.tv_sec >= 24 * 60 * 60)
+    if (sfs_atime_is_due(sfs_time_get(&rec->atime), sfs_time_get(&rec->mtime),
+                         sfs_time_get(&rec->ctime), now))
         sfs_time_set(&rec->atime, now);
     sfs_node_unlock(nodes, slot);
 }

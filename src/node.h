@@ -178,8 +178,7 @@ SfsBacking *sfs_node_backing_locked(SfsNodes *nodes, uint32_t slot);
 SfsBacking *sfs_node_set_backing(SfsNodes *nodes, uint32_t slot, SfsBacking *backing,
                                  uint32_t fd_slot);
 
-/* Sets atime to now if it is older than the last change, or than a day: as relatime has it. Not
- * locked. */
+/* Sets atime to now if that is due, as relatime has it. Not locked. */
 void sfs_node_accessed(SfsNodes *nodes, uint32_t slot);
 
 /* Sets ctime, and mtime as well with @modified, to now. Not locked. */

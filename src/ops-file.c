@@ -184,6 +184,7 @@ void
 sfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
 {
     SfsHandle *handle = sfs_op_need_handle(req, fi);
+    bool quietly = fi->flags & O_NOATIME;
     ssize_t n;
     char *buf;
     int fd;
@@ -200,11 +201,8 @@ sfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fu
         fuse_reply_buf(req, bytes + from, MIN(size, length - from));
         return;
     }
-    if (handle->backing == NULL) {
-        fuse_reply_err(req, EINVAL);
-        return;
-    }
-    fd = sfs_backing_data_fd(handle->backing);
+    /* By a descriptor where that does all: no byte is copied here. */
+    fd = quietly || handle->backing == NULL ? -1 : sfs_backing_data_fd(handle->backing);
     if (fd >= 0) {
         struct fuse_bufvec data = FUSE_BUFVEC_INIT(size);
 
@@ -215,7 +213,7 @@ sfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fu
         return;
     }
     buf = thread_buffer(size);
-    n = handle->backing->ops->read(handle->backing, buf, size, offset);
+    n = sfs_section_read(sfs_op_mount(req), handle, buf, size, offset, quietly);
     if (n < 0)
         fuse_reply_err(req, (int)-n);
     else
@@ -223,12 +221,13 @@ sfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fu
 }
 
 static void
-drop_set_ids(fuse_req_t req, fuse_ino_t ino)
+drop_privileges(fuse_req_t req, fuse_ino_t ino, bool by_stranger)
 {
+    SfsCaller caller = sfs_op_caller(req);
     g_auto(SfsTarget) target = {0};
 
     if (sfs_node_resolve(sfs_op_mount(req)->nodes, ino, &target) == 0)
-        sfs_section_drop_set_ids(sfs_op_mount(req), &target);
+        sfs_section_drop_privileges(sfs_op_mount(req), &target, by_stranger ? &caller : NULL);
 }
 
 void
@@ -236,17 +235,18 @@ sfs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t
              struct fuse_file_info *fi)
 {
     SfsHandle *handle = sfs_op_need_handle(req, fi);
-    unsigned how = 0;
+    unsigned how;
     ssize_t n;
 
     if (handle == NULL)
         return;
-    if (fi->kill_suidgid)
-        drop_set_ids(req, ino);
-    if (fi->writepage)
+    if (fi->writepage) {
         how = SFS_WRITE_BACK;
-    else if (fi->flags & O_APPEND)
-        how = SFS_WRITE_APPEND;
+    } else {
+        /* Which stores to a mapping leave alone. */
+        drop_privileges(req, ino, fi->kill_suidgid);
+        how = fi->flags & O_APPEND ? SFS_WRITE_APPEND : 0;
+    }
     n = sfs_section_write(sfs_op_mount(req), handle, buf, size, offset, how);
     if (n < 0)
         fuse_reply_err(req, (int)-n);
@@ -283,8 +283,7 @@ sfs_op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t l
     if (handle == NULL)
         return;
     /* Of these the kernel does not say whether who asks may leave the bits alone. */
-    if (fuse_req_ctx(req)->uid != 0)
-        drop_set_ids(req, ino);
+    drop_privileges(req, ino, fuse_req_ctx(req)->uid != 0);
     sfs_op_reply(req, sfs_section_allocate(sfs_op_mount(req), handle, mode, offset, length));
 }
 
@@ -317,8 +316,7 @@ sfs_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
     to = sfs_op_need_handle(req, fi_out);
     if (to == NULL)
         return;
-    if (fuse_req_ctx(req)->uid != 0)
-        drop_set_ids(req, ino_out);
+    drop_privileges(req, ino_out, fuse_req_ctx(req)->uid != 0);
     n = sfs_section_copy(sfs_op_mount(req), from, off_in, to, off_out, len);
     if (n < 0)
         fuse_reply_err(req, (int)-n);

@@ -79,25 +79,24 @@ sfs_section_stat(SfsMount *mount, const SfsTarget *target, const SfsHandle *hand
     return backing != NULL ? stat_bytes(backing, st) : 0;
 }
 
-/* What is left of permissions without the bits that a write or a new owner takes off. */
-static uint32_t
-without_set_ids(uint32_t mode)
-{
-    return mode & ~(uint32_t)(S_ISUID | (mode & S_IXGRP ? S_ISGID : 0));
-}
-
 void
-sfs_section_drop_set_ids(SfsMount *mount, const SfsTarget *target)
+sfs_section_drop_privileges(SfsMount *mount, const SfsTarget *target, const SfsCaller *stranger)
 {
     SfsNodeRec *rec = target->rec;
+    uint32_t bits = S_ISUID | S_ISGID;
 
-    if (target->class == SFS_CLASS_NODE && sfs_xattr_has_capability(mount, target))
+    if (target->class != SFS_CLASS_NODE)
+        return;
+    if (sfs_xattr_has_capability(mount, target))
         sfs_xattr_remove(mount, target, SFS_XATTR_CAPABILITY);
-    if (target->class == SFS_CLASS_NODE && !S_ISDIR(rec->mode) && rec->mode & (S_ISUID | S_ISGID)) {
-        sfs_node_lock(mount->nodes, target->slot);
-        rec->mode = without_set_ids(rec->mode);
-        sfs_node_unlock(mount->nodes, target->slot);
-    }
+    if (stranger == NULL || S_ISDIR(rec->mode) || !(rec->mode & bits))
+        return;
+    /* Without group execution, set-group-ID gives nobody rights; the group itself may keep it. */
+    if (!(rec->mode & S_IXGRP) && (stranger->uid == 0 || sfs_caller_in_group(stranger, rec->gid)))
+        bits = S_ISUID;
+    sfs_node_lock(mount->nodes, target->slot);
+    rec->mode &= ~bits;
+    sfs_node_unlock(mount->nodes, target->slot);
 }
 
 bool
@@ -200,8 +199,8 @@ sfs_section_set_size(SfsMount *mount, const SfsTarget *target, const SfsHandle *
         if (backing != NULL)
             r = resize(target, backing, size);
     }
-    if (r == 0 && caller->uid != 0)
-        sfs_section_drop_set_ids(mount, target);
+    if (r == 0)
+        sfs_section_drop_privileges(mount, target, caller->uid != 0 ? caller : NULL);
     return r;
 }
 
@@ -285,13 +284,13 @@ sfs_section_set(SfsMount *mount, const SfsTarget *target, const SfsHandle *handl
     /* With nothing to set, the kernel wants the set-id bits off and the change noted: it does so
      * for a chown(2) that names nobody, and for writes that it passes through. */
     if (r == 0 && (what == 0 || what & (SFS_SET_MODE | SFS_SET_UID | SFS_SET_GID))) {
+        /* A new owner has not asked for it to run with his rights. */
+        if (!(what & SFS_SET_MODE))
+            sfs_section_drop_privileges(mount, target, caller);
         if (target->class == SFS_CLASS_COW)
             sfs_view_set(mount, target, st, what);
         else
             set_record(mount, target, st, what);
-        /* A new owner has not asked for it to run with his rights. */
-        if (!(what & SFS_SET_MODE))
-            sfs_section_drop_set_ids(mount, target);
     }
     if (r == 0 && what & (SFS_SET_ATIME | SFS_SET_MTIME | SFS_SET_ATIME_NOW | SFS_SET_MTIME_NOW))
         r = set_times(mount, target, handle, caller, st, what);

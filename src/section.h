@@ -71,8 +71,15 @@ SfsHandle *sfs_section_handle(SfsMount *mount, uint64_t fh);
 /* @how: as the hook in backing.h. */
 ssize_t sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, size_t size,
                           off_t offset, unsigned how);
-/* What a change of owner, or a write by someone without privileges, does to the set-id bits. */
-void sfs_section_drop_set_ids(SfsMount *mount, const SfsTarget *target);
+/* As pread(2). @quietly: leaving no trace in the access time. */
+ssize_t sfs_section_read(SfsMount *mount, SfsHandle *handle, void *buf, size_t size, off_t offset,
+                         bool quietly);
+
+/* What a write or a change of owner does to the rights that a program gets when it runs: its
+ * capabilities are gone, and with @stranger, who lacks the privilege to leave them, the set-id bits
+ * as well (NULL: they stay). */
+void sfs_section_drop_privileges(SfsMount *mount, const SfsTarget *target,
+                                 const SfsCaller *stranger);
 
 int sfs_section_allocate(SfsMount *mount, SfsHandle *handle, int mode, off_t offset, off_t length);
 off_t sfs_section_seek(SfsMount *mount, SfsHandle *handle, off_t offset, int whence);

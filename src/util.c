@@ -75,6 +75,14 @@ sfs_time_max(struct timespec a, struct timespec b)
     return sfs_time_compare(a, b) >= 0 ? a : b;
 }
 
+bool
+sfs_atime_is_due(struct timespec atime, struct timespec mtime, struct timespec ctime,
+                 struct timespec now)
+{
+    return sfs_time_compare(atime, sfs_time_max(mtime, ctime)) <= 0 ||
+           atime.tv_sec <= now.tv_sec - 24 * 60 * 60;
+}
+
 ssize_t
 sfs_pread_full(int fd, void *buf, size_t size, off_t offset)
 {

@@ -21,6 +21,11 @@ struct timespec sfs_now(void);
 int sfs_time_compare(struct timespec a, struct timespec b);
 struct timespec sfs_time_max(struct timespec a, struct timespec b);
 
+/* Whether an access at @now is to be noted, as relatime has it: where the one noted last is not
+ * younger than the last change, or a day old. */
+bool sfs_atime_is_due(struct timespec atime, struct timespec mtime, struct timespec ctime,
+                      struct timespec now);
+
 /* pread(2)/pwrite(2) of all of it, whatever the kernel returns piecemeal and whatever signal comes.
  * read: bytes read, short only at the end of the file; write: 0. Negative errno on failure. */
 ssize_t sfs_pread_full(int fd, void *buf, size_t size, off_t offset);

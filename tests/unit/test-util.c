@@ -168,6 +168,23 @@ test_time(void)
 }
 
 static void
+test_atime(void)
+{
+    const struct timespec now = {1000000, 0}, old = {999000, 0}, older = {998000, 0};
+    const struct timespec day_ago = {1000000 - 86400, 5}, last_day = {1000000 - 86399, 0};
+    const struct timespec least = {INT64_MIN, 0};
+
+    g_assert_true(sfs_atime_is_due(older, old, older, now));
+    g_assert_true(sfs_atime_is_due(older, older, old, now));
+    g_assert_true(sfs_atime_is_due(old, old, older, now)); /* the same moment */
+    g_assert_false(sfs_atime_is_due(old, older, older, now));
+    g_assert_true(sfs_atime_is_due(day_ago, least, least, now));
+    g_assert_false(sfs_atime_is_due(last_day, least, least, now));
+    g_assert_false(sfs_atime_is_due((struct timespec){INT64_MAX, 0}, old, old, now));
+    g_assert_true(sfs_atime_is_due((struct timespec){INT64_MIN, 1}, least, least, now));
+}
+
+static void
 test_full_io(void)
 {
     sfs_autofd fd = memfd_create("test", MFD_CLOEXEC);
@@ -288,6 +305,7 @@ main(int argc, char **argv)
     g_test_add_func("/util/parse-number", test_parse_number);
     g_test_add_func("/util/page-round-up", test_page_round_up);
     g_test_add_func("/util/time", test_time);
+    g_test_add_func("/util/atime", test_atime);
     g_test_add_func("/util/full-io", test_full_io);
     g_test_add_func("/util/full-write-cut", test_full_write_cut);
     g_test_add_func("/util/read-text", test_read_text);
