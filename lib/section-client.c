@@ -235,11 +235,20 @@ fail_file(GError **error, int err, const char *operation, const char *path, cons
         return fail(error, err, operation, path, "a part of %s is not a directory", file);
     case EACCES:
         return fail(error, err, operation, path,
-                    "no permission to open %s; you must at least be able to read it", file);
+                    "no permission to open %s; you must be able to read it, and for "
+                    "protect=readwrite to write it",
+                    file);
     case EINVAL:
         return fail(error, err, operation, path,
                     "%s cannot back this section; it takes an absolute path, once, while the "
-                    "section is page-file-backed and empty",
+                    "section is page-file-backed and empty, and a part that is not empty",
+                    file);
+    case EFBIG:
+        return fail(error, err, operation, path,
+                    "%s ends before the section would, and is not to be written", file);
+    case ENOSPC:
+        return fail(error, err, operation, path,
+                    "there is no room to make %s as long as the section, or no room on the mount",
                     file);
     case EBUSY:
         return fail(error, err, operation, path,
@@ -258,6 +267,39 @@ fail_file(GError **error, int err, const char *operation, const char *path, cons
     }
 }
 
+/* The same for user.section.base. */
+static gboolean
+fail_base(GError **error, int err, const char *operation, const char *path, const char *base)
+{
+    const char *meaning;
+
+    switch (err) {
+    case ENOENT:
+    case ENOTDIR:
+        meaning = "there is no such section; its name is taken from the root of the mount";
+        break;
+    case ENODEV:
+        meaning = "that is not a section";
+        break;
+    case ELOOP:
+        meaning = "in the end it would be based on itself";
+        break;
+    case EACCES:
+        meaning = "you have no permission to read that";
+        break;
+    case EBUSY:
+        meaning = "it is in use, or not empty";
+        break;
+    case EPERM:
+        meaning = "this is for its owner to do, and only once";
+        break;
+    default:
+        meaning = plain_meaning(err);
+        break;
+    }
+    return fail(error, err, operation, path, "cannot be based on %s: %s", base, meaning);
+}
+
 static gboolean
 fail_set(GError **error, int err, const char *operation, const char *path, const char *key,
          const char *value)
@@ -266,6 +308,8 @@ fail_set(GError **error, int err, const char *operation, const char *path, const
 
     if (strcmp(key, "file") == 0)
         return fail_file(error, err, operation, path, value);
+    if (strcmp(key, "base") == 0)
+        return fail_base(error, err, operation, path, value);
 
     switch (err) {
     case EINVAL:
@@ -459,25 +503,49 @@ absolute_name(const char *file, char **absolute, const char *path, GError **erro
     return TRUE;
 }
 
-/* Attributes that may take away the right to give the section its size. */
-static gboolean
-set_after_size(const char *key)
+/* When an attribute is set. */
+typedef enum {
+    BEFORE_FILE, /* the file is opened by it */
+    BEFORE_SIZE,
+    AFTER_SIZE, /* it may take away the right to give the section its size */
+} Stage;
+
+static Stage
+stage_of(const char *key, const ScCreateOptions *options)
 {
-    return strcmp(key, "protect") == 0 || strcmp(key, "resize") == 0;
+    if (strcmp(key, "offset") == 0 || strcmp(key, "length") == 0)
+        return BEFORE_FILE;
+    if (strcmp(key, "protect") == 0)
+        return options->file != NULL ? BEFORE_FILE : AFTER_SIZE;
+    return strcmp(key, "resize") == 0 ? AFTER_SIZE : BEFORE_SIZE;
 }
 
 static gboolean
-set_attributes(const char *name, const GPtrArray *attributes, gboolean after_size, const char *path,
+set_attributes(const char *name, const ScCreateOptions *options, Stage stage, const char *path,
                GError **error)
 {
+    const GPtrArray *attributes = options->attributes;
+
     for (guint i = 0; attributes != NULL && i < attributes->len; i++) {
         const ScAttribute *attribute = g_ptr_array_index(attributes, i);
 
-        if (set_after_size(attribute->key) == after_size &&
+        if (stage_of(attribute->key, options) == stage &&
             !set_attribute(name, attribute->key, attribute->value, "create", path, error))
             return FALSE;
     }
     return TRUE;
+}
+
+/* -1: the daemon knows what is normal. */
+static gboolean
+set_bytes(const char *name, const char *key, gint64 bytes, const char *path, GError **error)
+{
+    char value[24];
+
+    if (bytes < 0)
+        return TRUE;
+    g_snprintf(value, sizeof value, "%" G_GINT64_FORMAT, bytes);
+    return set_attribute(name, key, value, "create", path, error);
 }
 
 static gboolean
@@ -511,20 +579,23 @@ set_size(const char *name, gint64 size, const char *path, GError **error)
 static gboolean
 check_options(const ScCreateOptions *options, const char *path, GError **error)
 {
-    if (options->file != NULL && options->size >= 0)
-        return fail(
-            error, EINVAL, "create", path,
-            "takes a file or a size, not both; a file-backed section is as large as its file");
+    if (options->file != NULL && options->base != NULL)
+        return fail(error, EINVAL, "create", path, "takes a file or a base, not both");
+    if (options->base != NULL && options->size >= 0)
+        return fail(error, EINVAL, "create", path,
+                    "takes a base or a size, not both; it is as large as its base");
+    if (options->file == NULL && options->offset >= 0)
+        return fail(error, EINVAL, "create", path, "takes an offset only together with a file");
     if (options->mode > 07777)
         return fail(error, EINVAL, "create", path, "the mode %o is not one of 0 to 7777",
                     (unsigned)options->mode);
     for (guint i = 0; options->attributes != NULL && i < options->attributes->len; i++) {
         const ScAttribute *attribute = g_ptr_array_index(options->attributes, i);
 
-        /* It has to be set first, and made absolute: there is a member of its own for it. */
-        if (strcmp(attribute->key, "file") == 0)
-            return fail(error, EINVAL, "create", path,
-                        "the file is not to be given as an attribute");
+        /* They have to be set at their time: there is a member of its own for each. */
+        if (strcmp(attribute->key, "file") == 0 || strcmp(attribute->key, "base") == 0)
+            return fail(error, EINVAL, "create", path, "the %s is not to be given as an attribute",
+                        attribute->key);
     }
     return TRUE;
 }
@@ -619,13 +690,19 @@ sc_create(const char *path, const ScCreateOptions *options, GError **error)
         !open_nameless(dir, first_mode, &fd, name, path, error))
         return FALSE;
 
-    if (file != NULL && !set_attribute(name, "file", file, "create", path, error))
+    if (!set_attributes(name, options, BEFORE_FILE, path, error) ||
+        !set_bytes(name, "offset", options->offset, path, error))
         return FALSE;
-    if (!set_attributes(name, options->attributes, FALSE, path, error))
+    if (file != NULL && (!set_bytes(name, "length", options->size, path, error) ||
+                         !set_attribute(name, "file", file, "create", path, error)))
         return FALSE;
-    if (options->size >= 0 && !set_size(name, options->size, path, error))
+    if (options->base != NULL && !set_attribute(name, "base", options->base, "create", path, error))
         return FALSE;
-    if (!set_attributes(name, options->attributes, TRUE, path, error))
+    if (!set_attributes(name, options, BEFORE_SIZE, path, error))
+        return FALSE;
+    if (file == NULL && options->size >= 0 && !set_size(name, options->size, path, error))
+        return FALSE;
+    if (!set_attributes(name, options, AFTER_SIZE, path, error))
         return FALSE;
     if (options->mode >= 0 && chmod(name, (mode_t)options->mode) < 0)
         return fail(error, errno, "create", path, "cannot set its mode to %o: %s",

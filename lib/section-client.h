@@ -50,19 +50,27 @@ typedef struct {
     /* The file that backs the section; NULL for a page-file-backed section. A relative name is
      * taken from the working directory. */
     const char *file;
-    /* Size in bytes of a page-file-backed section, 0 to G_MAXINT64; -1 leaves it empty. Not to be
-     * given together with file: a file-backed section is as large as its file. */
+    /* The section of the same mount whose copy-on-write copy this is to be, by its name from the
+     * root of the mount; NULL for none. Not together with file. */
+    const char *base;
+    /* Where in the file the section begins, 0 to G_MAXINT64; -1, as 0, at its start. With file
+     * only. */
+    gint64 offset;
+    /* Size in bytes, 0 to G_MAXINT64; -1 leaves a page-file-backed section empty, and has one with
+     * a file go to the file's end, wherever that is. Not together with base. */
     gint64 size;
     /* Permission bits, 0 to 07777, exactly as they are to be; -1 for 0666 less the umask. */
     int mode;
-    /* (element-type ScAttribute) (nullable): the attributes to set, "file" not among them. They are
-     * set in this order before the size is, save "protect" and "resize", which come after it
-     * because they may forbid to change it. */
+    /* (element-type ScAttribute) (nullable): the attributes to set, "file" and "base" not among
+     * them. They are set in this order, after the file or base and before the size, save that
+     * "offset", "length" and for a section with a file "protect" come before the file, whose
+     * opening depends on them, and that "resize" and else "protect" come last, because they may
+     * forbid to change the size. */
     const GPtrArray *attributes;
 } ScCreateOptions;
 
 /* clang-format off */
-#define SC_CREATE_OPTIONS_INIT { NULL, -1, -1, NULL }
+#define SC_CREATE_OPTIONS_INIT { NULL, NULL, -1, -1, -1, NULL }
 /* clang-format on */
 
 /*
@@ -70,10 +78,11 @@ typedef struct {
  * size, or not at all: a failure, or the death of the process, at any point leaves nothing behind.
  *
  * Codes: EEXIST PATH exists; ENODEV the file is not a regular file; ELOOP the file lies on the same
- * mount; EACCES the caller may not open the file, or not create in PATH's directory; EINVAL the
- * daemon does not know a key or does not take its value, or the options contradict each other;
- * ENOSPC the store is full or cannot promise the size; EFBIG the size is beyond the section's
- * limit; EOPNOTSUPP refused by design.
+ * mount; EACCES the caller may not open the file or the base as protect wants it, or not create in
+ * PATH's directory; EINVAL the daemon does not know a key or does not take its value, or the
+ * options contradict each other; ENOENT there is no such file or base; ENOSPC the store is full or
+ * cannot promise the size, or the file's disk is full; EFBIG the size is beyond the section's
+ * limit, or the file ends before it and cannot be made longer; EOPNOTSUPP refused by design.
  */
 gboolean sc_create(const char *path, const ScCreateOptions *options, GError **error);
 
@@ -87,7 +96,7 @@ gboolean sc_get(const char *path, const char *key, char **value, GError **error)
  * Set one attribute; VALUE may be empty and is at most 64 KiB.
  * Codes: EINVAL unknown key, or a value that it does not take; EPERM not the owner, or the key
  * cannot be set; EACCES PATH is not writable; EBUSY the section is in use; and those of sc_create()
- * for a "file".
+ * for a "file" or a "base".
  */
 gboolean sc_set(const char *path, const char *key, const char *value, GError **error);
 

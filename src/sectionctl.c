@@ -104,6 +104,19 @@ parse(GOptionContext *context, const char *command, const GOptionEntry *entries,
     return TRUE;
 }
 
+/* Let sizes be written as people do. The daemon takes plain numbers, and refuses the rest. */
+static void
+take_suffix(ScAttribute *attribute)
+{
+    static const char *const sizes[] = {"offset", "length", "limit", NULL};
+    gint64 bytes;
+
+    if (g_strv_contains(sizes, attribute->key) && sc_parse_size(attribute->value, &bytes, NULL)) {
+        g_free(attribute->value);
+        attribute->value = g_strdup_printf("%" G_GINT64_FORMAT, bytes);
+    }
+}
+
 /* Turn the KEY=VALUE words into ScAttributes, or report the first that is not one. */
 static GPtrArray *
 parse_attributes(const char *command, char **words)
@@ -119,39 +132,98 @@ parse_attributes(const char *command, char **words)
             usage_error(command, "%s", error->message);
             return NULL;
         }
+        take_suffix(attribute);
         g_ptr_array_add(attributes, attribute);
     }
     return g_steal_pointer(&attributes);
 }
 
-/* "-o file=X" is --file X: the file has a place of its own in the library. The last one counts. */
+/* "-o file=X" is --file X: some keys have a place of their own in the library. The last one counts.
+ */
 static void
-take_file(GPtrArray *attributes, char **file)
+take_key(GPtrArray *attributes, const char *key, char **value)
 {
     for (guint i = 0; i < attributes->len;) {
         ScAttribute *attribute = g_ptr_array_index(attributes, i);
 
-        if (strcmp(attribute->key, "file") != 0) {
+        if (strcmp(attribute->key, key) != 0) {
             i++;
             continue;
         }
-        g_free(*file);
-        *file = g_steal_pointer(&attribute->value);
+        g_free(*value);
+        *value = g_steal_pointer(&attribute->value);
         g_ptr_array_remove_index(attributes, i);
     }
+}
+
+/* --KEY VALUE is -o KEY=VALUE. */
+static void
+add_key(GPtrArray *attributes, const char *key, const char *value)
+{
+    if (value != NULL)
+        g_ptr_array_add(attributes, sc_attribute_new(key, value));
+}
+
+/* The options of create that stand for an attribute each, whose values the daemon knows. */
+typedef struct {
+    char *protect, *cow, *lifetime, *resize, *delete;
+    gboolean commit, reserve;
+} Policies;
+
+static void
+clear_policies(Policies *policies)
+{
+    g_free(policies->protect);
+    g_free(policies->cow);
+    g_free(policies->lifetime);
+    g_free(policies->resize);
+    g_free(policies->delete);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Policies, clear_policies)
+
+static void
+add_policies(GPtrArray *attributes, const Policies *policies)
+{
+    add_key(attributes, "protect", policies->protect);
+    add_key(attributes, "cow", policies->cow);
+    add_key(attributes, "lifetime", policies->lifetime);
+    add_key(attributes, "commit",
+            policies->commit ? "commit" : (policies->reserve ? "reserve" : NULL));
+    add_key(attributes, "resize", policies->resize);
+    add_key(attributes, "delete", policies->delete);
 }
 
 static int
 run_create(GOptionContext *context, char **argv)
 {
     g_autofree char *file = NULL;
+    g_autofree char *base = NULL;
+    g_autofree char *offset = NULL;
     g_autofree char *size = NULL;
+    g_autofree char *limit = NULL;
     g_autofree char *mode = NULL;
     g_auto(GStrv) set = NULL;
+    g_auto(Policies) policies = {0};
     const GOptionEntry entries[] = {
         {"file", 'f', 0, G_OPTION_ARG_FILENAME, &file, "Back the section by this file", "FILE"},
-        {"size", 's', 0, G_OPTION_ARG_FILENAME, &size,
-         "Size in bytes, or with K, M, G, T after it (not with --file)", "SIZE"},
+        {"base", 'b', 0, G_OPTION_ARG_FILENAME, &base,
+         "Make it a copy-on-write copy of this section of the mount", "NAME"},
+        {"offset", 0, 0, G_OPTION_ARG_FILENAME, &offset, "Where in FILE it begins", "SIZE"},
+        {"size", 's', 0, G_OPTION_ARG_FILENAME, &size, "Size in bytes, or with K, M, G, T after it",
+         "SIZE"},
+        {"protect", 'p', 0, G_OPTION_ARG_FILENAME, &policies.protect,
+         "readwrite, readonly or writecopy", "WORD"},
+        {"cow", 0, 0, G_OPTION_ARG_FILENAME, &policies.cow,
+         "With writecopy, who shares a copy: open or section", "WORD"},
+        {"lifetime", 'l', 0, G_OPTION_ARG_FILENAME, &policies.lifetime, "permanent or temporary",
+         "WORD"},
+        {"commit", 0, 0, G_OPTION_ARG_NONE, &policies.commit, "Allocate its memory at once", NULL},
+        {"reserve", 0, 0, G_OPTION_ARG_NONE, &policies.reserve,
+         "Allocate its memory when it is used", NULL},
+        {"resize", 0, 0, G_OPTION_ARG_FILENAME, &policies.resize, "free, grow or fixed", "WORD"},
+        {"delete", 0, 0, G_OPTION_ARG_FILENAME, &policies.delete, "posix or busy", "WORD"},
+        {"limit", 0, 0, G_OPTION_ARG_FILENAME, &limit, "The most it may grow to (0: no limit)",
+         "SIZE"},
         {"mode", 'm', 0, G_OPTION_ARG_FILENAME, &mode,
          "Permission bits (default: 666 less the umask)", "OCTAL"},
         {"option", 'o', 0, G_OPTION_ARG_FILENAME_ARRAY, &set, "Set an attribute; may be repeated",
@@ -162,22 +234,39 @@ run_create(GOptionContext *context, char **argv)
     g_autoptr(GPtrArray) attributes = NULL;
     g_autoptr(GError) error = NULL;
     ScCreateOptions options = SC_CREATE_OPTIONS_INIT;
+    gint64 limit_bytes;
 
     if (!parse(context, "create", entries, argv, 1, 1, "PATH", &operands))
         return EXIT_USAGE;
     attributes = parse_attributes("create", set);
     if (attributes == NULL)
         return EXIT_USAGE;
-    take_file(attributes, &file);
+    take_key(attributes, "file", &file);
+    take_key(attributes, "base", &base);
 
-    if ((size != NULL && !sc_parse_size(size, &options.size, &error)) ||
+    if ((offset != NULL && !sc_parse_size(offset, &options.offset, &error)) ||
+        (size != NULL && !sc_parse_size(size, &options.size, &error)) ||
+        (limit != NULL && !sc_parse_size(limit, &limit_bytes, &error)) ||
         (mode != NULL && !sc_parse_mode(mode, &options.mode, &error)))
         return usage_error("create", "%s", error->message);
-    if (file != NULL && size != NULL)
-        return usage_error("create", "--file and --size exclude each other; "
-                                     "a file-backed section is as large as its file");
+    if (file != NULL && base != NULL)
+        return usage_error("create", "--file and --base exclude each other");
+    if (base != NULL && size != NULL)
+        return usage_error("create", "--base and --size exclude each other; "
+                                     "the section is as large as its base");
+    if (file == NULL && offset != NULL)
+        return usage_error("create", "--offset goes with --file");
+    if (policies.commit && policies.reserve)
+        return usage_error("create", "--commit and --reserve exclude each other");
 
+    if (limit != NULL) {
+        g_autofree char *number = g_strdup_printf("%" G_GINT64_FORMAT, limit_bytes);
+
+        add_key(attributes, "limit", number);
+    }
+    add_policies(attributes, &policies);
     options.file = file;
+    options.base = base;
     options.attributes = attributes;
     return sc_create(operands[0], &options, &error) ? EXIT_SUCCESS : failed(error);
 }
@@ -304,12 +393,15 @@ static const Command commands[] = {
         "create",
         "PATH",
         "Create a section, complete or not at all",
-        "PATH lies on a sectionfs mount and does not exist yet. Without --file the section\n"
-        "lives in memory and swap, and is empty unless --size says how large it is.\n"
+        "PATH lies on a sectionfs mount and does not exist yet. Without --file and --base the\n"
+        "section lives in memory and swap, and is empty unless --size says how large it is.\n"
+        "With --file, --offset and --size choose a part of the file; else it is all of it.\n"
         "\n"
         "Examples:\n"
-        "  sectionctl create /mnt/buffer --size 64M\n"
-        "  sectionctl create /mnt/db --file /srv/golden.db -o protect=readonly",
+        "  sectionctl create /mnt/buffer --size 64M --commit --lifetime temporary\n"
+        "  sectionctl create /mnt/db --file /srv/golden.db --protect readonly\n"
+        "  sectionctl create /mnt/part1 --file /srv/disk.img --offset 1M --size 512M\n"
+        "  sectionctl create /mnt/scratch --base db --cow section",
         run_create,
     },
     {
@@ -326,10 +418,12 @@ static const Command commands[] = {
         "Prints the values alone, one a line, in the order of the keys. Keys are, among others:\n"
         "  kind      page or file\n"
         "  file      the file that backs the section\n"
-        "  protect   readonly or readwrite\n"
+        "  protect   readwrite, readonly or writecopy\n"
+        "  lifetime  permanent or temporary\n"
         "  mode      how its data reaches programs\n"
         "  size      in bytes\n"
         "  opens     how often it is open\n"
+        "  holders   who has it open or mapped: PID COMMAND UID ACCESS AGE, one a line\n"
         "  private   bytes in copy-on-write pages\n"
         "\"sectionctl info PATH\" shows which keys there are.",
         run_get,
@@ -338,7 +432,13 @@ static const Command commands[] = {
         "set",
         "PATH KEY=VALUE...",
         "Set attributes",
-        "Sets them in the order given and stops at the first that is refused.",
+        "Sets them in the order given and stops at the first that is refused. PATH may be a\n"
+        "directory: lifetime, commit, resize, delete and limit are then what new sections and\n"
+        "directories in it begin with. Sizes may have K, M, G or T after them.\n"
+        "\n"
+        "Examples:\n"
+        "  sectionctl set /mnt/buffer lifetime=permanent limit=1G\n"
+        "  sectionctl set /mnt/scratch.d lifetime=temporary delete=busy",
         run_set,
     },
     {

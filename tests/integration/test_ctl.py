@@ -385,6 +385,24 @@ def test_ctl_set_defines_a_file_section(mnt, ctl, place):
     (["create", "{mnt}/x", "--mode", "9"], 2, "mode|octal"),
     (["create", "{mnt}/x", "--file", "relative-and-missing"], 1, "exist"),
     (["create", "{mnt}/x", "-o", "nonsense=1"], 1, "nonsense"),
+    (["create", "{mnt}/x", "--file", "/etc/passwd", "--base", "there"], 2, "--base"),
+    (["create", "{mnt}/x", "-o", "file=/etc/passwd", "-o", "base=there"], 2, "--base"),
+    (["create", "{mnt}/x", "--base", "there", "--size", "1"], 2, "--size"),
+    (["create", "{mnt}/x", "--offset", "4K"], 2, "--offset"),
+    (["create", "{mnt}/x", "--file", "/etc/passwd", "--offset", "-1"], 2, "size"),
+    (["create", "{mnt}/x", "--commit", "--reserve"], 2, "--reserve"),
+    (["create", "{mnt}/x", "--limit", "lots"], 2, "size"),
+    (["create", "{mnt}/x", "--limit", "4K", "--size", "8K"], 1, "limit"),
+    (["create", "{mnt}/x", "--base", "none"], 1, "no such section"),
+    (["create", "{mnt}/x", "--base", "d"], 1, "not a section"),
+    (["create", "{mnt}/x", "--protect", "sometimes"], 1, "protect=sometimes"),
+    (["create", "{mnt}/x", "--cow", "never"], 1, "cow=never"),
+    (["create", "{mnt}/x", "--lifetime", "short"], 1, "lifetime=short"),
+    (["create", "{mnt}/x", "--resize", "shrink"], 1, "resize=shrink"),
+    (["create", "{mnt}/x", "--delete", "never"], 1, "delete=never"),
+    (["create", "{mnt}/x", "--file", "{place}/short", "--size", "8K", "--protect", "readonly"], 1,
+     "ends before"),
+    (["set", "{mnt}/there", "limit=-1"], 1, "limit=-1"),
     (["create", "{place}/x"], 1, "sectionfs mount"),
     (["create"], 2, "PATH"),
     (["info", "{mnt}/none"], 1, "no such|does not exist"),
@@ -400,6 +418,7 @@ def test_ctl_set_defines_a_file_section(mnt, ctl, place):
 @pytest.mark.modes("cached")
 def test_ctl_refuses_in_one_sentence(mnt, ctl, place, arguments, status, says):
     write(mnt / "there", b"data")
+    write(f"{place}/short", b"short")
     os.mkdir(mnt / "d")
     words = [word.format(mnt=mnt.path, place=place) for word in arguments]
     result = ctl(*words, ok=False)
@@ -411,6 +430,104 @@ def test_ctl_refuses_in_one_sentence(mnt, ctl, place, arguments, status, says):
     assert sorted(os.listdir(mnt.path)) == ["d", "there"]
     assert not os.path.exists(f"{place}/x")
     assert read(mnt / "there") == b"data"
+    assert read(f"{place}/short") == b"short"
+
+
+@every_mode
+def test_ctl_creates_with_every_policy(mnt, ctl):
+    ctl("create", mnt / "x", "--size", "1M", "--limit", "2M", "--commit", "--resize", "grow",
+        "--delete", "busy", "--lifetime", "temporary", "--protect", "readonly", "--mode", "600",
+        user=mnt.user)
+    got = ctl("get", mnt / "x", "size", "limit", "commit", "resize", "delete", "lifetime", "protect",
+              user=mnt.user).stdout
+    assert got == f"{MIB}\n{2 * MIB}\ncommit\ngrow\nbusy\ntemporary\nreadonly\n"
+    # It waits for its first opener, whose end is its own.
+    assert mnt.run(read, mnt / "x") == bytes(MIB)
+    eventually(lambda: not mnt.run(os.path.exists, mnt / "x"))
+
+
+@every_mode
+def test_ctl_creates_with_a_fixed_size(mnt, ctl):
+    """The size is given before resize=fixed forbids it, in whatever order they are written."""
+    ctl("create", mnt / "x", "--resize", "fixed", "--size", "4K", user=mnt.user)
+
+    def body():
+        with refused(errno.EPERM):
+            os.truncate(mnt / "x", 0)
+        assert os.stat(mnt / "x").st_size == 4096
+    mnt.run(body)
+
+
+@every_mode
+def test_ctl_creates_a_window(mnt, ctl, place):
+    data = pattern("image", 64 * 1024)
+    write(f"{place}/image", data)
+    ctl("create", mnt / "x", "--file", f"{place}/image", "--offset", "4K", "--size", "8K",
+        user=mnt.user)
+    ctl("create", mnt / "rest", "-o", "offset=60K", "-o", f"file={place}/image", user=mnt.user)
+    assert mnt.run(read, mnt / "x") == data[4096:12288]
+    assert mnt.run(read, mnt / "rest") == data[60 * 1024:]
+    got = ctl("get", mnt / "x", "offset", "length", "size", user=mnt.user).stdout
+    assert got == "4096\n8192\n8192\n"
+
+
+@every_mode
+def test_ctl_makes_a_copy_of_a_section(mnt, ctl):
+    mnt.run(write, mnt / "golden", b"golden")
+    ctl("create", mnt / "x", "--base", "golden", "--cow", "section", user=mnt.user)
+    got = ctl("get", mnt / "x", "base", "protect", "cow", "size", user=mnt.user).stdout
+    assert got.splitlines()[1:] == ["writecopy", "section", "6"]
+    assert got.splitlines()[0].lstrip("/") == "golden"
+
+    def body():
+        with opened(mnt / "x") as fd:
+            os.pwrite(fd, b"changed", 0)
+            assert read(mnt / "x") == b"changed"
+        assert read(mnt / "golden") == b"golden"
+    mnt.run(body)
+
+
+def test_ctl_sets_what_needs_setting_before_the_file(mnt, ctl, place, user):
+    """A readonly section needs no right to write its file; an explicit readwrite one does."""
+    write(f"{place}/real", b"content")
+    os.chmod(f"{place}/real", 0o644)
+    result = ctl("create", mnt / "x", "--protect", "readwrite", "--file", f"{place}/real", user=user,
+                 ok=False)
+    assert result.returncode == 1 and "permission" in result.stderr
+    assert os.listdir(mnt.path) == []
+    for protect in ("readonly", "writecopy"):
+        ctl("create", mnt / protect, "--protect", protect, "--file", f"{place}/real", user=user)
+        assert attribute(mnt / protect, "protect") == protect
+    ctl("create", mnt / "y", "--file", f"{place}/real", user=user)
+    assert attribute(mnt / "y", "protect") == "readonly"
+
+
+@every_mode
+def test_ctl_sets_policies_with_sizes_as_people_write_them(mnt, ctl):
+    mnt.run(write, mnt / "x", b"data")
+    ctl("set", mnt / "x", "limit=1G", "delete=busy", "lifetime=permanent", user=mnt.user)
+    assert ctl("get", mnt / "x", "limit", "delete", user=mnt.user).stdout == f"{1024 * MIB}\nbusy\n"
+    mnt.run(os.mkdir, mnt / "d")
+    ctl("set", mnt / "d", "limit=64k", "resize=grow", user=mnt.user)
+    info = pairs(ctl("info", mnt / "d", user=mnt.user).stdout)
+    assert info["limit"] == 65536 and info["resize"] == "grow"
+    ctl("create", mnt / "d/x", "--size", "64K", user=mnt.user)
+    assert ctl("get", mnt / "d/x", "limit", "resize", user=mnt.user).stdout == "65536\ngrow\n"
+    result = ctl("create", mnt / "d/y", "--size", "65K", ok=False, user=mnt.user)
+    assert result.returncode == 1 and "limit" in result.stderr
+
+
+@every_mode
+def test_ctl_shows_who_holds_a_section(mnt, ctl):
+    child = mnt.child()
+    child.do("fd = os.open(path, os.O_RDWR | os.O_CREAT)", path=mnt / "x")
+    text = ctl("get", mnt / "x", "holders", user=mnt.user).stdout
+    pid, _command, uid, access, age = text.split()
+    assert (int(pid), access) == (child.pid, "rw")
+    assert age == "-" or int(age) >= 0
+    assert int(uid) == (mnt.user.uid if mnt.user else 0)
+    lines = ctl("info", mnt / "x", user=mnt.user).stdout.splitlines()
+    assert len([line for line in lines if line.startswith("holders: ")]) == 1
 
 
 def test_ctl_create_in_a_directory_of_others_leaves_nothing(mnt, ctl, user):

@@ -350,6 +350,37 @@ test_create_file(Fixture *f, gconstpointer data)
     g_assert_no_errno(g_chdir(old));
 }
 
+/* A part of a file, and a copy of another section: the stand-in only keeps what it is told. */
+static void
+test_create_window_and_base(Fixture *f, gconstpointer data)
+{
+    g_autofree char *path = in_dir(f, "x");
+    g_autoptr(GError) error = NULL;
+    ScCreateOptions options = SC_CREATE_OPTIONS_INIT;
+    struct stat st;
+
+    if (!stand_in(f))
+        return;
+    options.file = "/srv/disk.img";
+    options.offset = 1 << 20;
+    options.size = 3;
+    sc_create(path, &options, &error);
+    g_assert_no_error(error);
+    assert_attribute(path, "file", "/srv/disk.img");
+    assert_attribute(path, "offset", "1048576");
+    assert_attribute(path, "length", "3");
+    g_assert_no_errno(stat(path, &st));
+    g_assert_cmpint(st.st_size, ==, 0); /* it is the daemon that gives it its size */
+    g_assert_no_errno(g_unlink(path));
+
+    options = (ScCreateOptions)SC_CREATE_OPTIONS_INIT;
+    options.base = "images/golden";
+    sc_create(path, &options, &error);
+    g_assert_no_error(error);
+    assert_attribute(path, "base", "images/golden");
+    g_assert_no_errno(g_unlink(path));
+}
+
 /* Failing at each step in turn; tear_down() sees that nothing is left. */
 static void
 test_create_fails(Fixture *f, gconstpointer data)
@@ -386,11 +417,21 @@ test_create_fails(Fixture *f, gconstpointer data)
     g_assert_error(error, SC_ERROR, EINVAL);
     g_clear_error(&error);
     options.file = "/etc/passwd";
-    options.size = 1;
+    options.base = "there";
     g_assert_false(sc_create(path, &options, &error));
     g_assert_error(error, SC_ERROR, EINVAL);
     g_clear_error(&error);
     options.file = NULL;
+    options.size = 1;
+    g_assert_false(sc_create(path, &options, &error));
+    g_assert_error(error, SC_ERROR, EINVAL);
+    g_clear_error(&error);
+    options.base = NULL;
+    options.offset = 0;
+    g_assert_false(sc_create(path, &options, &error));
+    g_assert_error(error, SC_ERROR, EINVAL);
+    g_clear_error(&error);
+    options.offset = -1;
     options.mode = 010000;
     g_assert_false(sc_create(path, &options, &error));
     g_assert_error(error, SC_ERROR, EINVAL);
@@ -399,6 +440,11 @@ test_create_fails(Fixture *f, gconstpointer data)
 
     options.attributes = attributes;
     g_ptr_array_add(attributes, sc_attribute_new("file", "/etc/passwd"));
+    g_assert_false(sc_create(path, &options, &error));
+    g_assert_error(error, SC_ERROR, EINVAL);
+    g_clear_error(&error);
+    g_ptr_array_set_size(attributes, 0);
+    g_ptr_array_add(attributes, sc_attribute_new("base", "there"));
     g_assert_false(sc_create(path, &options, &error));
     g_assert_error(error, SC_ERROR, EINVAL);
     g_clear_error(&error);
@@ -522,6 +568,7 @@ main(int argc, char **argv)
     add("/client/create-page", test_create_page);
     add("/client/create-default-mode", test_create_default_mode);
     add("/client/create-file", test_create_file);
+    add("/client/create-window-and-base", test_create_window_and_base);
     add("/client/create-fails", test_create_fails);
     add("/client/get-set-list", test_get_set_list);
     add("/client/stats", test_stats);
