@@ -56,6 +56,9 @@ sfs_op_resolve(fuse_req_t req, fuse_ino_t ino, SfsTarget *target)
 {
     int r = sfs_node_resolve(sfs_op_mount(req)->nodes, ino, target);
 
+    /* A section that is at its end means nothing any more: its names are about to go. */
+    if (r == 0 && target->rec != NULL && target->rec->doomed)
+        r = -ESTALE;
     if (r < 0)
         fuse_reply_err(req, -r);
     return r == 0;
