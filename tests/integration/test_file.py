@@ -224,6 +224,20 @@ def test_appending_through_the_section(mnt, real):
     assert read(real) == pattern("real", MIB + 100) + b"at the end"
 
 
+def test_appends_on_both_sides_do_not_overwrite_each_other(mnt, place):
+    write(f"{place}/log", b"")
+    back_by(mnt / "log", f"{place}/log")
+    children = [mnt.child() for _ in range(4)]
+    for number, child in enumerate(children):
+        child.begin("fd = os.open(path, os.O_WRONLY | os.O_APPEND)\n"
+                    "for line in range(200): os.write(fd, b'%d:%03d\\n' % (number, line))",
+                    path=mnt / "log" if number % 2 else f"{place}/log", number=number)
+    for child in children:
+        child.finish()
+    lines = read(f"{place}/log").split()
+    assert sorted(lines) == [b"%d:%03d" % (n, i) for n in range(4) for i in range(200)]
+
+
 def test_modification_time_is_the_files(mnt, real):
     back_by(mnt / "x", real)
     os.utime(real, ns=(3_000_000_000, 4_000_000_000))
