@@ -39,8 +39,12 @@ typedef struct {
     /* As pread(2): the bytes read, short only at the end of the file. Required. */
     ssize_t (*read)(SfsBacking *backing, void *buf, size_t size, off_t offset);
 
-    /* Notes that somebody has read it, as relatime has it. NULL: reading notes that by itself, and
-     * reading through data_fd as well. */
+    /* The same, leaving no trace in the access time where that can be had. NULL: read leaves none.
+     */
+    ssize_t (*read_quietly)(SfsBacking *backing, void *buf, size_t size, off_t offset);
+
+    /* Notes that somebody has read, as relatime has it. NULL: read does that, and reading through
+     * data_fd as well. */
     void (*accessed)(SfsBacking *backing);
 
     /* As pwrite(2): bytes written, > 0 unless @size is 0. @how: flags below. Required. */

@@ -109,9 +109,9 @@ reply_created(fuse_req_t req, const SfsTarget *child, struct fuse_file_info *fi)
     return false;
 }
 
-void
-sfs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
-              struct fuse_file_info *fi)
+/* Makes a section, with @name NULL one without a name, and opens it. */
+static void
+create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
 {
     const struct fuse_ctx *ctx = fuse_req_ctx(req);
     SfsMount *mount = sfs_op_mount(req);
@@ -122,32 +122,28 @@ sfs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 
     if (!sfs_op_resolve_for_change(req, parent, &dir))
         return;
-    r = sfs_namespace_create(mount->names, &dir, name, &spec, &child);
+    r = name != NULL ? sfs_namespace_create(mount->names, &dir, name, &spec, &child)
+                     : sfs_namespace_create_unnamed(mount->names, &dir, &spec, &child);
     if (r < 0) {
         fuse_reply_err(req, -r);
     } else if (!reply_created(req, &child, fi)) {
-        sfs_namespace_unlink(mount->names, &dir, name);
+        if (name != NULL)
+            sfs_namespace_unlink(mount->names, &dir, name);
         sfs_op_forget(mount, &child, 1);
     }
 }
 
 void
+sfs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+              struct fuse_file_info *fi)
+{
+    create(req, parent, name, mode, fi);
+}
+
+void
 sfs_op_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, struct fuse_file_info *fi)
 {
-    const struct fuse_ctx *ctx = fuse_req_ctx(req);
-    SfsMount *mount = sfs_op_mount(req);
-    SfsNodeSpec spec = {.mode = S_IFREG | (mode & 07777), .uid = ctx->uid, .gid = ctx->gid};
-    g_auto(SfsTarget) dir = {0};
-    g_auto(SfsTarget) child = {0};
-    int r;
-
-    if (!sfs_op_resolve_for_change(req, parent, &dir))
-        return;
-    r = sfs_namespace_create_unnamed(mount->names, &dir, &spec, &child);
-    if (r < 0)
-        fuse_reply_err(req, -r);
-    else if (!reply_created(req, &child, fi))
-        sfs_op_forget(mount, &child, 1);
+    create(req, parent, NULL, mode, fi);
 }
 
 void

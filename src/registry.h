@@ -259,10 +259,6 @@ void sfs_registry_free_text(SfsRegistry *registry, uint32_t first);
  * string for SFS_NO_SLOT. */
 char *sfs_registry_load_text(SfsRegistry *registry, uint32_t first, size_t *length);
 
-/* Whether a chain holds exactly these bytes. */
-bool sfs_registry_text_equals(SfsRegistry *registry, uint32_t first, const void *bytes,
-                              size_t length);
-
 /* --- times ----------------------------------------------------------------------------------- */
 
 static inline struct timespec

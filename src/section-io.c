@@ -2,8 +2,6 @@
 /* Bytes of open sections and views: what was decided at open is only done here. */
 #include "section-internal.h"
 
-#include "util.h"
-
 #include <string.h>
 
 /* The most that one copy request moves: a request must not hold a thread for long. */
@@ -20,17 +18,6 @@ check_handle(const SfsHandle *handle, bool writes)
     if (writes && (handle->rec->flags & O_ACCMODE) == O_RDONLY)
         return -EBADF;
     return 0;
-}
-
-/* Through a descriptor that notes no access; -1 where that is not to be had: to leave no trace in
- * files of others takes a privilege. */
-static int
-open_quietly(int fd)
-{
-    char path[32];
-
-    g_snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    return open(path, O_RDONLY | O_NOATIME | O_CLOEXEC | O_NONBLOCK);
 }
 
 static void
@@ -53,12 +40,8 @@ sfs_section_read(SfsMount *mount, SfsHandle *handle, void *buf, size_t size, off
     if (r < 0)
         return r;
     ops = handle->backing->ops;
-    if (quietly && ops->accessed == NULL) {
-        sfs_autofd fd = open_quietly(sfs_backing_data_fd(handle->backing));
-
-        if (fd >= 0)
-            return sfs_pread_full(fd, buf, size, offset);
-    }
+    if (quietly && ops->read_quietly != NULL)
+        return ops->read_quietly(handle->backing, buf, size, offset);
     n = ops->read(handle->backing, buf, size, offset);
     if (n > 0 && !quietly)
         note_access(handle);
