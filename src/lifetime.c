@@ -290,6 +290,21 @@ scan(SfsMount *mount, uint32_t slot)
     sfs_node_unlock(mount->nodes, slot);
 }
 
+bool
+sfs_lifetime_is_used(SfsMount *mount, uint32_t slot)
+{
+    Use use = UNCLEAR;
+
+    for (int looks = 0; use == UNCLEAR && looks < 2; looks++) {
+        if (looks > 0)
+            scan(mount, slot);
+        sfs_node_lock(mount->nodes, slot);
+        use = use_of(mount, slot);
+        sfs_node_unlock(mount->nodes, slot);
+    }
+    return use != UNUSED;
+}
+
 static void
 scan_and_look(gpointer data, gpointer user_data)
 {
