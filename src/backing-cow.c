@@ -593,6 +593,16 @@ cow_free(SfsBacking *backing)
     g_free(self);
 }
 
+/* In whole pages. */
+static uint64_t
+cow_private_bytes(SfsBacking *backing)
+{
+    CowBacking *self = cow(backing);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+
+    return sfs_page_map_count(self->map) * SFS_PAGE_SIZE;
+}
+
 static const SfsBackingOps cow_ops = {
     .kind = "cow",
     .stat = cow_stat,
@@ -604,6 +614,7 @@ static const SfsBackingOps cow_ops = {
     .seek = cow_seek,
     .sync = NULL,
     .set_times = cow_set_times,
+    .private_bytes = cow_private_bytes,
     .data_fd = NULL,
     .lock_fd = cow_lock_fd,
     .free = cow_free,
@@ -624,13 +635,4 @@ sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry, ui
     self->map = sfs_page_map_new();
     self->locks = -1;
     return &self->base_class;
-}
-
-uint64_t
-sfs_backing_cow_private(SfsBacking *backing)
-{
-    CowBacking *self = cow(backing);
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
-
-    return sfs_page_map_count(self->map) * SFS_PAGE_SIZE;
 }

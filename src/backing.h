@@ -6,6 +6,7 @@
  *   page   a file of the store                          backing-page.c
  *   file   a real file                                  backing-file.c
  *   cow    private pages over another backing           backing-cow.c
+ *   copy   a whole private copy of another backing      backing-copy.c
  *
  * A backing is reference-counted: a section holds one reference for as long as it has bytes, each
  * view over it one, each operation in flight one. All hooks are thread-safe and may be called
@@ -30,7 +31,7 @@ enum {
 };
 
 typedef struct {
-    const char *kind; /* "page", "file", "cow" */
+    const char *kind; /* "page", "file", "cow", "copy" */
 
     /* Fills st_size, st_blocks, st_atim, st_mtim and st_ctim with what is true now; leaves the
      * other members alone. Required. */
@@ -65,6 +66,9 @@ typedef struct {
 
     /* As futimens(2): two times, tv_nsec UTIME_OMIT and UTIME_NOW included. Required. */
     int (*set_times)(SfsBacking *backing, const struct timespec times[2]);
+
+    /* Bytes that belong to this view alone. NULL: it is not a view's. */
+    uint64_t (*private_bytes)(SfsBacking *backing);
 
     /* The descriptor whose bytes are this backing's, at the same offsets, for as long as it lives:
      * the one for passthrough and splicing. NULL: there is none such. */
@@ -135,5 +139,17 @@ SfsBacking *sfs_backing_window_new(int fd, off_t offset, off_t length);
 SfsBacking *sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry,
                                 uint32_t slot);
 
-/* Bytes of the view that are private, in whole pages. */
-uint64_t sfs_backing_cow_private(SfsBacking *backing);
+/*
+ * A view with a file of its own, that is as the base was when it was made: as much of @base (NULL:
+ * nothing) as the size in the view's record says, in a file of the store; or the unnamed file @fd,
+ * taken over, that is such a copy already and of which the keeper has a duplicate under @fd_slot.
+ * The times in the record are carried over. Both may block on the base. Negative errno, with
+ * nothing changed: among others -ENOSPC.
+ *
+ * _keep() settles it: fd_slot is written to the record, which is released with the backing.
+ */
+int sfs_backing_copy_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry, uint32_t slot,
+                         SfsBacking **copy);
+SfsBacking *sfs_backing_clone_new(int fd, int link, uint32_t fd_slot, SfsRegistry *registry,
+                                  uint32_t slot);
+void sfs_backing_copy_keep(SfsBacking *copy, uint32_t slot);

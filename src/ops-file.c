@@ -75,12 +75,12 @@ sfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         sfs_defer(req, SFS_WAIT_SCAN))
         return;
     dirty = sfs_section_dirty_inode(mount, &target);
-    if (dirty != 0) {
-        if (sfs_defer(req, SFS_WAIT_VIEW))
-            return;
-        /* The kernel writes back what was stored to its base by mappings. */
+    if ((dirty != 0 || sfs_section_open_may_wait(mount, &target, fi->flags)) &&
+        sfs_defer(req, SFS_WAIT_VIEW))
+        return;
+    /* The kernel writes back what was stored to its base by mappings. */
+    if (dirty != 0)
         fuse_lowlevel_notify_inval_inode(mount->session, dirty, 0, 0);
-    }
     open_and_reply(req, &target, fi);
 }
 

@@ -146,15 +146,26 @@ typedef struct {
     SfsTime since;
 } SfsHandleRec;
 
-/* A copy-on-write view. Belongs to section.c; the overlay in its descriptor to backing-cow.c. */
+/* Where a view has its private bytes, decided when it is made: see view-make.c. */
+typedef enum {
+    SFS_VIEW_OVERLAY = 0, /* private pages over the base, through the daemon */
+    SFS_VIEW_BASE = 1,    /* it has none and never will: the kernel reads the base by itself */
+    SFS_VIEW_COPY = 2,    /* a whole copy in the store, which the kernel uses by itself */
+    SFS_VIEW_CLONE = 3,   /* the same, sharing the extents of the base's file */
+} SfsViewKind;
+
+/* A copy-on-write view. Belongs to view.c; what is in its descriptor, to its kind of bytes. */
 typedef struct {
     _Atomic uint32_t state;
     uint32_t node; /* slot of the base */
     uint64_t nodeid;
     _Atomic uint32_t opens; /* derived */
-    uint32_t fd_slot;       /* of the overlay, SFS_NO_SLOT while nothing was written */
+    uint32_t fd_slot;       /* of its bytes, SFS_NO_SLOT while it has none of its own */
     uint32_t mode, uid, gid;
-    uint32_t reserved;
+    int32_t backing_id; /* of the descriptor that the kernel uses by itself, 0: none */
+    uint8_t kind;       /* SfsViewKind */
+    uint8_t readonly;   /* first opened for reading only, and so for good */
+    uint8_t reserved[6];
     _Atomic uint64_t size;
     _Atomic uint64_t base_limit; /* bytes of the base that still show through */
     SfsTime atime, mtime, ctime;

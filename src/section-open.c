@@ -276,10 +276,16 @@ open_section(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpe
 }
 
 static int
-open_view(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpenReply *reply)
+open_view(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, bool writes,
+          SfsHandle *handle, SfsOpenReply *reply)
 {
     SfsNodeRec *rec = target->rec;
     struct stat section;
+    SfsViewWish wish = {.section = &section,
+                        .caller = caller,
+                        .writes = writes,
+                        .joined = target->class == SFS_CLASS_OWN && rec->cow == SFS_COW_SECTION};
+    SfsViewAccess access;
     int r = 0;
 
     sfs_node_lock(mount->nodes, target->slot);
@@ -295,12 +301,25 @@ open_view(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpenRe
         return r;
     r = sfs_section_stat(mount, target, NULL, &section);
     if (r == 0)
-        r = sfs_view_open(mount, target, &section, &handle->backing, &handle->rec->view,
-                          &reply->keep_cache);
-    if (r < 0)
+        r = sfs_view_open(mount, target, &wish, &access);
+    if (r < 0) {
         sfs_lifetime_view_closed(mount, target->slot);
-    reply->mode = SFS_IO_CACHED;
-    return r;
+        return r == -EACCES ? sfs_section_refuse(target, r, "the view is for reading only") : r;
+    }
+    handle->backing = access.backing;
+    handle->rec->view = access.slot;
+    reply->mode = access.backing_id != 0 ? SFS_IO_PASSTHROUGH : SFS_IO_CACHED;
+    reply->backing_id = access.backing_id;
+    reply->keep_cache = access.shared;
+    return 0;
+}
+
+bool
+sfs_section_open_may_wait(SfsMount *mount, const SfsTarget *target, int flags)
+{
+    bool writes = (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC);
+
+    return sfs_target_is_view(target) && sfs_view_open_may_wait(mount, target, writes);
 }
 
 static int
@@ -348,7 +367,7 @@ sfs_section_open(SfsMount *mount, const SfsTarget *target, int flags, const SfsC
     handle->flock_fd = -1;
     handle->text = text != NULL ? g_bytes_ref(text) : NULL;
     if (target->class == SFS_CLASS_COW || target->class == SFS_CLASS_OWN)
-        r = open_view(mount, target, handle, reply);
+        r = open_view(mount, target, caller, writes, handle, reply);
     else if (target->class == SFS_CLASS_NODE)
         r = open_section(mount, target, handle, reply);
     else

@@ -354,7 +354,9 @@ sfs_section_private(SfsMount *mount, const SfsTarget *target)
 
     if (sfs_target_is_view(target))
         backing = sfs_view_backing(mount, target);
-    return backing != NULL ? sfs_backing_cow_private(backing) : 0;
+    return backing != NULL && backing->ops->private_bytes != NULL
+               ? backing->ops->private_bytes(backing)
+               : 0;
 }
 
 const char *
@@ -363,8 +365,10 @@ sfs_section_io_mode(SfsMount *mount, const SfsTarget *target)
     const SfsNodeRec *rec = target->rec;
     SfsIoMode mode = rec->io_mode;
 
-    if (sfs_target_is_view(target) || rec->protect == SFS_PROTECT_WRITECOPY)
-        return "cached";
+    if (sfs_target_is_view(target))
+        return sfs_view_mode_name(mount, target);
+    if (rec->protect == SFS_PROTECT_WRITECOPY)
+        return "overlay";
     if (mode == SFS_IO_UNDECIDED) {
         if (mount->header->passthrough && !rec->no_passthrough && !rec->bounded)
             mode = SFS_IO_PASSTHROUGH;

@@ -145,6 +145,9 @@ void sfs_section_holders(SfsMount *mount, const SfsTarget *target, GString *text
 bool sfs_section_memory(SfsMount *mount, const SfsTarget *target, uint64_t *resident,
                         uint64_t *swapped);
 
+/* Whether opening it may have to wait for this very mount. */
+bool sfs_section_open_may_wait(SfsMount *mount, const SfsTarget *target, int flags);
+
 /* Bytes private to the view that @target is; 0 when it is none, or not open. */
 uint64_t sfs_section_private(SfsMount *mount, const SfsTarget *target);
 

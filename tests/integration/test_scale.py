@@ -317,6 +317,7 @@ def test_running_out_of_descriptors(mnt):
     os.close(held)
 
 
+@pytest.mark.options("cow_copy_max=0")
 def test_running_out_of_descriptors_with_views_and_files(mnt, place):
     """The first write to a view, and defining a section, take one as well."""
     write(mnt / "x", bytes(4 * PAGE))

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A view's bytes as a file of their own, which is the view's as a whole: a copy in the store, or a
+ * clone on the disk of the base's file. The kernel can use such a file by itself, so all that comes
+ * here is what passthrough leaves to the daemon.
+ *
+ * Its limits are enforced by whatever holds it: the store's tmpfs, or the file system of the clone.
+ * So, unlike the overlay (backing-cow.c), it can refuse a store to a mapping of a hole.
+ *
+ * Nothing here changes after it was made; the file protects itself.
+ */
+#include "backing.h"
+
+#include "keeper-link.h"
+#include "util.h"
+
+#include <linux/fiemap.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#define COPY_BUFFER ((size_t)256 << 10)
+#define EXTENTS_AT_A_TIME 256u
+
+typedef struct {
+    SfsBacking base;
+    SfsStoreFile *file; /* NULL: a clone */
+    int fd;             /* of the file, or of the clone, which we own */
+    int link;
+    uint32_t fd_slot; /* of a clone */
+    SfsRegistry *registry;
+    uint32_t slot;           /* of the record that is released with it, SFS_NO_SLOT: none yet */
+    struct timespec made;    /* the file's ctime when it was made, */
+    struct timespec changed; /* which means this of the view */
+} CopyBacking;
+
+static CopyBacking *
+copy(SfsBacking *backing)
+{
+    return (CopyBacking *)backing;
+}
+
+static int
+copy_fd(SfsBacking *backing)
+{
+    return copy(backing)->fd;
+}
+
+static int
+copy_stat(SfsBacking *backing, struct stat *st)
+{
+    CopyBacking *self = copy(backing);
+    struct stat own;
+
+    if (fstat(self->fd, &own) != 0)
+        return -errno;
+    st->st_size = own.st_size;
+    st->st_blocks = own.st_blocks;
+    st->st_atim = own.st_atim;
+    st->st_mtim = own.st_mtim;
+    st->st_ctim = sfs_time_compare(own.st_ctim, self->made) == 0 ? self->changed : own.st_ctim;
+    return 0;
+}
+
+static ssize_t
+copy_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
+{
+    return sfs_pread_full(copy_fd(backing), buf, size, offset);
+}
+
+static ssize_t
+copy_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsigned how)
+{
+    CopyBacking *self = copy(backing);
+    int r;
+
+    if (self->file != NULL)
+        return sfs_store_file_write(self->file, buf, size, offset, how & SFS_WRITE_BACK);
+    r = sfs_pwrite_full(self->fd, buf, size, offset);
+    return r < 0 ? r : (ssize_t)size;
+}
+
+static int
+copy_truncate(SfsBacking *backing, off_t size)
+{
+    CopyBacking *self = copy(backing);
+
+    if (self->file != NULL)
+        return size > SFS_COW_SIZE_MAX ? -EFBIG : sfs_store_file_truncate(self->file, size);
+    return ftruncate(self->fd, size) == 0 ? 0 : -errno;
+}
+
+/* Files of the store have no ZERO_RANGE, which views have: it makes a hole. */
+static int
+zero_range(CopyBacking *self, int mode, off_t offset, off_t length)
+{
+    struct stat st;
+    int r = 0;
+
+    if (!(mode & FALLOC_FL_KEEP_SIZE) && fstat(self->fd, &st) == 0 && st.st_size < offset + length)
+        r = sfs_store_file_truncate(self->file, offset + length);
+    if (r == 0)
+        r = sfs_store_file_allocate(self->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
+                                    length);
+    return r;
+}
+
+static int
+copy_allocate(SfsBacking *backing, int mode, off_t offset, off_t length)
+{
+    CopyBacking *self = copy(backing);
+    bool zeros = mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE);
+
+    if (self->file == NULL)
+        return fallocate(self->fd, mode, offset, length) == 0 ? 0 : -errno;
+    /* As large as any view. */
+    if (!(zeros && mode & FALLOC_FL_KEEP_SIZE) &&
+        (offset >= SFS_COW_SIZE_MAX || length > SFS_COW_SIZE_MAX - offset))
+        return -EFBIG;
+    if (mode & FALLOC_FL_ZERO_RANGE)
+        return zero_range(self, mode, offset, length);
+    return sfs_store_file_allocate(self->file, mode, offset, length);
+}
+
+static off_t
+copy_seek(SfsBacking *backing, off_t offset, int whence)
+{
+    off_t at = lseek(copy_fd(backing), offset, whence);
+
+    return at >= 0 ? at : -errno;
+}
+
+static int
+copy_set_times(SfsBacking *backing, const struct timespec times[2])
+{
+    return futimens(copy_fd(backing), times) == 0 ? 0 : -errno;
+}
+
+/* Bytes of a clone that it shares with no other file; what was not written to the disk yet is,
+ * first. */
+static uint64_t
+unshared_bytes(int fd)
+{
+    size_t room = sizeof(struct fiemap) + EXTENTS_AT_A_TIME * sizeof(struct fiemap_extent);
+    g_autofree struct fiemap *map = g_malloc(room);
+    uint64_t from = 0, total = 0;
+    bool last = false;
+
+    while (!last) {
+        memset(map, 0, room);
+        map->fm_start = from;
+        map->fm_length = FIEMAP_MAX_OFFSET - from;
+        map->fm_extent_count = EXTENTS_AT_A_TIME;
+        map->fm_flags = from == 0 ? FIEMAP_FLAG_SYNC : 0;
+        if (ioctl(fd, FS_IOC_FIEMAP, map) != 0 || map->fm_mapped_extents == 0)
+            break;
+        for (uint32_t i = 0; i < map->fm_mapped_extents; i++) {
+            const struct fiemap_extent *extent = &map->fm_extents[i];
+
+            if (!(extent->fe_flags & FIEMAP_EXTENT_SHARED))
+                total += extent->fe_length;
+            from = extent->fe_logical + extent->fe_length;
+            last = extent->fe_flags & FIEMAP_EXTENT_LAST;
+        }
+    }
+    return total;
+}
+
+static uint64_t
+copy_private_bytes(SfsBacking *backing)
+{
+    CopyBacking *self = copy(backing);
+    struct stat st;
+
+    if (self->file == NULL)
+        return unshared_bytes(self->fd);
+    return fstat(self->fd, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+}
+
+static void
+copy_free(SfsBacking *backing)
+{
+    CopyBacking *self = copy(backing);
+
+    if (self->file != NULL) {
+        sfs_store_file_free(self->file);
+    } else {
+        sfs_link_drop(self->link, self->registry, self->fd_slot);
+        close(self->fd);
+    }
+    if (self->slot != SFS_NO_SLOT)
+        sfs_registry_release(self->registry, SFS_TABLE_VIEWS, self->slot);
+    g_free(self);
+}
+
+static const SfsBackingOps copy_ops = {
+    .kind = "copy",
+    .stat = copy_stat,
+    .read = copy_read,
+    .write = copy_write,
+    .truncate = copy_truncate,
+    .allocate = copy_allocate,
+    .seek = copy_seek,
+    .sync = NULL,
+    .set_times = copy_set_times,
+    .private_bytes = copy_private_bytes,
+    .data_fd = copy_fd,
+    .lock_fd = copy_fd,
+    .free = copy_free,
+};
+
+static SfsBacking *
+new_backing(SfsStoreFile *file, int fd, SfsRegistry *registry, uint32_t slot)
+{
+    SfsViewRec *rec = sfs_registry_get(registry, SFS_TABLE_VIEWS, slot);
+    struct timespec times[2] = {sfs_time_get(&rec->atime), sfs_time_get(&rec->mtime)};
+    CopyBacking *self = g_new0(CopyBacking, 1);
+    struct stat st = {0};
+
+    sfs_backing_init(&self->base, &copy_ops);
+    self->file = file;
+    self->fd = fd;
+    self->registry = registry;
+    futimens(fd, times);
+    fstat(fd, &st);
+    self->made = st.st_ctim;
+    self->changed = sfs_time_get(&rec->ctime);
+    return &self->base;
+}
+
+/* The bytes below @size that are no hole of the base. */
+static int
+copy_data(SfsBacking *base, off_t size, SfsStoreFile *file)
+{
+    g_autofree char *buffer = g_malloc(MIN((size_t)size, COPY_BUFFER));
+    off_t at = 0, end = 0;
+
+    while (at < size) {
+        ssize_t got, put;
+
+        if (at >= end) {
+            at = base->ops->seek(base, at, SEEK_DATA);
+            if (at == -ENXIO || at >= size)
+                return 0;
+            end = at < 0 ? at : base->ops->seek(base, at, SEEK_HOLE);
+            if (end < 0)
+                return end == -ENXIO ? 0 : (int)end; /* cut meanwhile */
+        }
+        got =
+            base->ops->read(base, buffer, (size_t)MIN(MIN(end, size) - at, (off_t)COPY_BUFFER), at);
+        if (got <= 0)
+            return (int)got;
+        put = sfs_store_file_write(file, buffer, (size_t)got, at, false);
+        if (put < got)
+            return put < 0 ? (int)put : -ENOSPC;
+        at += put;
+    }
+    return 0;
+}
+
+void
+sfs_backing_copy_keep(SfsBacking *backing, uint32_t slot)
+{
+    CopyBacking *self = copy(backing);
+    SfsViewRec *rec = sfs_registry_get(self->registry, SFS_TABLE_VIEWS, slot);
+
+    self->slot = slot;
+    rec->fd_slot = self->file != NULL ? sfs_store_file_slot(self->file) : self->fd_slot;
+}
+
+int
+sfs_backing_copy_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry, uint32_t slot,
+                     SfsBacking **out)
+{
+    SfsViewRec *rec = sfs_registry_get(registry, SFS_TABLE_VIEWS, slot);
+    off_t size = (off_t)rec->size;
+    SfsStoreFile *file;
+    int r = sfs_store_file_new(store, SFS_STORE_SECTION, &file);
+
+    if (r < 0)
+        return r;
+    if (base != NULL && size > 0)
+        r = copy_data(base, size, file);
+    if (r == 0)
+        r = sfs_store_file_truncate(file, size);
+    if (r < 0) {
+        sfs_store_file_free(file);
+        return r;
+    }
+    *out = new_backing(file, sfs_store_file_fd(file), registry, slot);
+    return 0;
+}
+
+SfsBacking *
+sfs_backing_clone_new(int fd, int link, uint32_t fd_slot, SfsRegistry *registry, uint32_t slot)
+{
+    SfsBacking *backing = new_backing(NULL, fd, registry, slot);
+
+    copy(backing)->link = link;
+    copy(backing)->fd_slot = fd_slot;
+    return backing;
+}
