@@ -280,7 +280,7 @@ class ViewSide(Side):
             fd = os.open(f"{self.cow}/{name}", flags)
         else:
             fd = self.open_copy(name, flags)
-        self._keep(slot, fd, object())
+        self._keep(slot, fd, [flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC])
 
     def open_copy(self, name, flags):
         base, copy = self.path(name), self.path("copy")
@@ -303,8 +303,10 @@ class ViewSide(Side):
         self.files[slot] = fd
 
     def do_join(self, source, slot, flags):
-        """Another open of the same view."""
+        """Another open of the same view. One that was first opened for reading stays so."""
         fd = self.file(source)
+        if self.cow is None and self.view_of[fd][0] and flags & os.O_ACCMODE != os.O_RDONLY:
+            raise PermissionError(errno.EACCES, "for reading only")
         self._keep(slot, os.open(f"/proc/self/fd/{fd}", flags), self.view_of[fd])
 
     def are_same(self, one, two):
