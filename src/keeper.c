@@ -406,7 +406,7 @@ make_store(Keeper *keeper)
 
     if (keeper->config->passthrough == SFS_PASSTHROUGH_OFF)
         return;
-    tmpfs = sfs_store_make_tmpfs(keeper->config->size, &error);
+    tmpfs = sfs_store_make_tmpfs(keeper->config->size, keeper->config->no_atime, &error);
     if (tmpfs < 0) {
         g_info("%s", error->message);
         return;

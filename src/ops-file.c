@@ -180,7 +180,7 @@ void
 sfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
 {
     SfsHandle *handle = sfs_op_need_handle(req, fi);
-    bool quietly = fi->flags & O_NOATIME;
+    bool quietly = fi->flags & O_NOATIME || sfs_op_mount(req)->header->config.no_atime;
     ssize_t n;
     char *buf;
     int fd;
