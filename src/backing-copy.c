@@ -20,10 +20,10 @@
 #include <sys/ioctl.h>
 
 #define COPY_BUFFER ((size_t)256 << 10)
-#define EXTENTS_AT_A_TIME 256u
 
 typedef struct {
     SfsBacking base;
+    SfsBacking *of;     /* what it is a copy of, NULL: nothing */
     SfsStoreFile *file; /* NULL: a clone */
     int fd;             /* of the file, or of the clone, which we own */
     int link;
@@ -136,32 +136,37 @@ copy_set_times(SfsBacking *backing, const struct timespec times[2])
     return futimens(copy_fd(backing), times) == 0 ? 0 : -errno;
 }
 
-/* Bytes of a clone that it shares with no other file; what was not written to the disk yet is,
- * first. */
+/* The first extent of a file that ends after @from. What was not written to the disk yet is, first.
+ */
+static bool
+next_extent(int fd, uint64_t from, uint64_t *start, uint64_t *length, bool *shared)
+{
+    struct {
+        struct fiemap map;
+        struct fiemap_extent extent;
+    } ask = {.map = {.fm_start = from,
+                     .fm_length = FIEMAP_MAX_OFFSET - from,
+                     .fm_flags = FIEMAP_FLAG_SYNC,
+                     .fm_extent_count = 1}};
+
+    if (ioctl(fd, FS_IOC_FIEMAP, &ask) != 0 || ask.map.fm_mapped_extents == 0)
+        return false;
+    *start = ask.extent.fe_logical;
+    *length = ask.extent.fe_length;
+    *shared = ask.extent.fe_flags & FIEMAP_EXTENT_SHARED;
+    return true;
+}
+
+/* Bytes of a clone that it shares with no other file. */
 static uint64_t
 unshared_bytes(int fd)
 {
-    size_t room = sizeof(struct fiemap) + EXTENTS_AT_A_TIME * sizeof(struct fiemap_extent);
-    g_autofree struct fiemap *map = g_malloc(room);
-    uint64_t from = 0, total = 0;
-    bool last = false;
+    uint64_t at = 0, start, length, total = 0;
+    bool shared;
 
-    while (!last) {
-        memset(map, 0, room);
-        map->fm_start = from;
-        map->fm_length = FIEMAP_MAX_OFFSET - from;
-        map->fm_extent_count = EXTENTS_AT_A_TIME;
-        map->fm_flags = from == 0 ? FIEMAP_FLAG_SYNC : 0;
-        if (ioctl(fd, FS_IOC_FIEMAP, map) != 0 || map->fm_mapped_extents == 0)
-            break;
-        for (uint32_t i = 0; i < map->fm_mapped_extents; i++) {
-            const struct fiemap_extent *extent = &map->fm_extents[i];
-
-            if (!(extent->fe_flags & FIEMAP_EXTENT_SHARED))
-                total += extent->fe_length;
-            from = extent->fe_logical + extent->fe_length;
-            last = extent->fe_flags & FIEMAP_EXTENT_LAST;
-        }
+    while (next_extent(fd, at, &start, &length, &shared)) {
+        total += shared ? 0 : length;
+        at = start + length;
     }
     return total;
 }
@@ -190,42 +195,8 @@ copy_free(SfsBacking *backing)
     }
     if (self->slot != SFS_NO_SLOT)
         sfs_registry_release(self->registry, SFS_TABLE_VIEWS, self->slot);
+    sfs_backing_unref(self->of);
     g_free(self);
-}
-
-static const SfsBackingOps copy_ops = {
-    .kind = "copy",
-    .stat = copy_stat,
-    .read = copy_read,
-    .write = copy_write,
-    .truncate = copy_truncate,
-    .allocate = copy_allocate,
-    .seek = copy_seek,
-    .sync = NULL,
-    .set_times = copy_set_times,
-    .private_bytes = copy_private_bytes,
-    .data_fd = copy_fd,
-    .lock_fd = copy_fd,
-    .free = copy_free,
-};
-
-static SfsBacking *
-new_backing(SfsStoreFile *file, int fd, SfsRegistry *registry, uint32_t slot)
-{
-    SfsViewRec *rec = sfs_registry_get(registry, SFS_TABLE_VIEWS, slot);
-    struct timespec times[2] = {sfs_time_get(&rec->atime), sfs_time_get(&rec->mtime)};
-    CopyBacking *self = g_new0(CopyBacking, 1);
-    struct stat st = {0};
-
-    sfs_backing_init(&self->base, &copy_ops);
-    self->file = file;
-    self->fd = fd;
-    self->registry = registry;
-    futimens(fd, times);
-    fstat(fd, &st);
-    self->made = st.st_ctim;
-    self->changed = sfs_time_get(&rec->ctime);
-    return &self->base;
 }
 
 /* The bytes below @size that are no hole of the base. */
@@ -258,6 +229,208 @@ copy_data(SfsBacking *base, off_t size, SfsStoreFile *file)
     return 0;
 }
 
+/* --- what is done with a view as a whole ----------------------------------------------------- */
+
+static bool
+page_is_as_base(CopyBacking *self, off_t at)
+{
+    char own[SFS_PAGE_SIZE], base[SFS_PAGE_SIZE];
+    ssize_t n = sfs_pread_full(self->fd, own, sizeof own, at), m = 0;
+
+    if (self->of != NULL)
+        m = self->of->ops->read(self->of, base, sizeof base, at);
+    memset(base + MAX(m, 0), 0, sizeof base - (size_t)MAX(m, 0));
+    return n >= 0 && m >= 0 && memcmp(own, base, (size_t)n) == 0;
+}
+
+/* Of a copy: what is not as in the base now. */
+static int
+next_different(CopyBacking *self, off_t from, off_t *first, off_t *end)
+{
+    struct stat own, base = {0};
+    off_t at = from & ~(off_t)(SFS_PAGE_SIZE - 1);
+
+    if (self->of != NULL)
+        self->of->ops->stat(self->of, &base);
+    if (fstat(self->fd, &own) != 0)
+        return -errno;
+    while (at < own.st_size && page_is_as_base(self, at)) {
+        at += SFS_PAGE_SIZE;
+        if (at >= base.st_size && at < own.st_size) {
+            off_t data = lseek(self->fd, at, SEEK_DATA);
+
+            at = data < 0 ? own.st_size : MAX(at, data & ~(off_t)(SFS_PAGE_SIZE - 1));
+        }
+    }
+    if (at >= own.st_size)
+        return -ENXIO;
+    *first = at;
+    do
+        at += SFS_PAGE_SIZE;
+    while (at < own.st_size && !page_is_as_base(self, at));
+    *end = at;
+    return 0;
+}
+
+/* Of a clone: the extents that it shares with no other file. */
+static int
+next_unshared(CopyBacking *self, off_t from, off_t *first, off_t *end)
+{
+    uint64_t at = (uint64_t)from, length;
+    struct stat st;
+    bool found = false;
+
+    if (fstat(self->fd, &st) != 0)
+        return -errno;
+    while (at < (uint64_t)st.st_size) {
+        bool shared;
+        uint64_t start;
+
+        if (!next_extent(self->fd, at, &start, &length, &shared) ||
+            (found && (shared || start > at)))
+            break;
+        if (!shared && !found) {
+            *first = (off_t)MAX(start, (uint64_t)from);
+            found = true;
+        }
+        at = start + length;
+        if (found)
+            *end = (off_t)at;
+    }
+    return found && *first < st.st_size ? 0 : -ENXIO;
+}
+
+static int
+copy_changed(SfsBacking *backing, off_t from, off_t *first, off_t *end)
+{
+    CopyBacking *self = copy(backing);
+
+    return self->file != NULL ? next_different(self, from, first, end)
+                              : next_unshared(self, from, first, end);
+}
+
+static int
+copy_reset(SfsBacking *backing, off_t size)
+{
+    CopyBacking *self = copy(backing);
+    int base_fd = self->of != NULL ? sfs_backing_data_fd(self->of) : -1;
+    int r;
+
+    if (self->file == NULL) {
+        r = ioctl(self->fd, FICLONE, base_fd) == 0 ? 0 : -errno;
+        return r == 0 && ftruncate(self->fd, size) != 0 ? -errno : r;
+    }
+    r = sfs_store_file_truncate(self->file, 0);
+    if (r == 0 && self->of != NULL)
+        r = copy_data(self->of, size, self->file);
+    return r == 0 ? sfs_store_file_truncate(self->file, size) : r;
+}
+
+/* A clone goes back as it came: the base's file shares its extents. */
+static int
+commit_clone(CopyBacking *self, off_t size)
+{
+    int base_fd = sfs_backing_data_fd(self->of);
+
+    if (ioctl(base_fd, FICLONE, self->fd) != 0)
+        return -errno;
+    return ftruncate(base_fd, size) == 0 ? 0 : -errno;
+}
+
+static int
+commit_copy(CopyBacking *self, off_t size)
+{
+    g_autofree char *buffer = g_malloc(COPY_BUFFER);
+    off_t at = 0, end;
+    int r = self->of->ops->truncate(self->of, size);
+
+    while (r == 0 && next_different(self, at, &at, &end) == 0) {
+        while (r == 0 && at < end) {
+            ssize_t got =
+                sfs_pread_full(self->fd, buffer, (size_t)MIN(end - at, (off_t)COPY_BUFFER), at);
+            ssize_t put =
+                got > 0 ? self->of->ops->write(self->of, buffer, (size_t)got, at, 0) : got;
+
+            if (put <= 0) {
+                r = (int)put;
+                end = at;
+            } else {
+                at += put;
+            }
+        }
+        at = end;
+    }
+    return r;
+}
+
+static int
+copy_commit(SfsBacking *backing)
+{
+    CopyBacking *self = copy(backing);
+    SfsViewRec *rec = sfs_registry_get(self->registry, SFS_TABLE_VIEWS, self->slot);
+    off_t at = 0, end;
+    struct stat st;
+    int r = 0;
+
+    if (self->of == NULL)
+        return -EOPNOTSUPP;
+    if (fstat(self->fd, &st) != 0)
+        return -errno;
+    /* Room beforehand, so that it cannot fail half-way. */
+    while (self->file != NULL && !rec->committing && r == 0 &&
+           next_different(self, at, &at, &end) == 0) {
+        r = self->of->ops->allocate(self->of, FALLOC_FL_KEEP_SIZE, at, end - at);
+        at = end;
+    }
+    if (r < 0 && r != -EOPNOTSUPP)
+        return r;
+    atomic_store(&rec->committing, 1);
+    r = self->file != NULL ? commit_copy(self, st.st_size) : commit_clone(self, st.st_size);
+    if (r == 0 && self->of->ops->sync != NULL)
+        r = self->of->ops->sync(self->of, false);
+    atomic_store(&rec->committing, 0);
+    return r;
+}
+
+static const SfsBackingOps copy_ops = {
+    .kind = "copy",
+    .stat = copy_stat,
+    .read = copy_read,
+    .write = copy_write,
+    .truncate = copy_truncate,
+    .allocate = copy_allocate,
+    .seek = copy_seek,
+    .sync = NULL,
+    .set_times = copy_set_times,
+    .private_bytes = copy_private_bytes,
+    .changed = copy_changed,
+    .reset = copy_reset,
+    .commit = copy_commit,
+    .data_fd = copy_fd,
+    .lock_fd = copy_fd,
+    .free = copy_free,
+};
+
+static SfsBacking *
+new_backing(SfsStoreFile *file, int fd, SfsBacking *of, SfsRegistry *registry, uint32_t slot)
+{
+    SfsViewRec *rec = sfs_registry_get(registry, SFS_TABLE_VIEWS, slot);
+    struct timespec times[2] = {sfs_time_get(&rec->atime), sfs_time_get(&rec->mtime)};
+    CopyBacking *self = g_new0(CopyBacking, 1);
+    struct stat st = {0};
+
+    sfs_backing_init(&self->base, &copy_ops);
+    self->file = file;
+    self->fd = fd;
+    self->of = sfs_backing_ref(of);
+    self->registry = registry;
+    futimens(fd, times);
+    fstat(fd, &st);
+    self->made = st.st_ctim;
+    self->changed = sfs_time_get(&rec->ctime);
+    return &self->base;
+}
+
 void
 sfs_backing_copy_keep(SfsBacking *backing, uint32_t slot)
 {
@@ -287,14 +460,15 @@ sfs_backing_copy_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry, u
         sfs_store_file_free(file);
         return r;
     }
-    *out = new_backing(file, sfs_store_file_fd(file), registry, slot);
+    *out = new_backing(file, sfs_store_file_fd(file), base, registry, slot);
     return 0;
 }
 
 SfsBacking *
-sfs_backing_clone_new(int fd, int link, uint32_t fd_slot, SfsRegistry *registry, uint32_t slot)
+sfs_backing_clone_new(int fd, int link, uint32_t fd_slot, SfsBacking *base, SfsRegistry *registry,
+                      uint32_t slot)
 {
-    SfsBacking *backing = new_backing(NULL, fd, registry, slot);
+    SfsBacking *backing = new_backing(NULL, fd, base, registry, slot);
 
     copy(backing)->link = link;
     copy(backing)->fd_slot = fd_slot;

@@ -67,8 +67,22 @@ typedef struct {
     /* As futimens(2): two times, tv_nsec UTIME_OMIT and UTIME_NOW included. Required. */
     int (*set_times)(SfsBacking *backing, const struct timespec times[2]);
 
-    /* Bytes that belong to this view alone. NULL: it is not a view's. */
+    /* --- of views alone: NULL for others --- */
+
+    /* Bytes that belong to this view alone. */
     uint64_t (*private_bytes)(SfsBacking *backing);
+
+    /* The first range at or after @from, in whole pages below the size, that is the view's own:
+     * [*first, *end). -ENXIO: there is none. */
+    int (*changed)(SfsBacking *backing, off_t from, off_t *first, off_t *end);
+
+    /* Makes it as the base is now, which has @size bytes. */
+    int (*reset)(SfsBacking *backing, off_t size);
+
+    /* Makes the base as the view is. -ENOSPC before anything was done; done again from its start
+     * after a death in between, it ends the same. What was not written to meanwhile is no longer
+     * the view's own then. */
+    int (*commit)(SfsBacking *backing);
 
     /* The descriptor whose bytes are this backing's, at the same offsets, for as long as it lives:
      * the one for passthrough and splicing. NULL: there is none such. */
@@ -150,6 +164,6 @@ SfsBacking *sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsRegistry *
  */
 int sfs_backing_copy_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry, uint32_t slot,
                          SfsBacking **copy);
-SfsBacking *sfs_backing_clone_new(int fd, int link, uint32_t fd_slot, SfsRegistry *registry,
-                                  uint32_t slot);
+SfsBacking *sfs_backing_clone_new(int fd, int link, uint32_t fd_slot, SfsBacking *base,
+                                  SfsRegistry *registry, uint32_t slot);
 void sfs_backing_copy_keep(SfsBacking *copy, uint32_t slot);

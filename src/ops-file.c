@@ -320,6 +320,53 @@ sfs_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
         fuse_reply_write(req, (size_t)n);
 }
 
+static void
+reply_diff(fuse_req_t req, SfsHandle *handle, const void *in, size_t in_size, size_t out_size)
+{
+    SectionDiff diff;
+    int r = in_size < sizeof diff || out_size < sizeof diff ? -EINVAL : 0;
+
+    if (r == 0) {
+        memcpy(&diff, in, sizeof diff);
+        r = sfs_section_view_diff(sfs_op_mount(req), handle, &diff);
+    }
+    if (r < 0)
+        fuse_reply_err(req, -r);
+    else
+        fuse_reply_ioctl(req, 0, &diff, sizeof diff);
+}
+
+void
+sfs_op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi,
+             unsigned flags, const void *in, size_t in_size, size_t out_size)
+{
+    SfsHandle *handle = sfs_op_need_handle(req, fi);
+    SfsCaller caller = sfs_op_caller(req);
+    int r;
+
+    if (handle == NULL)
+        return;
+    switch (cmd) {
+    case SECTION_IOC_DIFF:
+        reply_diff(req, handle, in, in_size, out_size);
+        return;
+    case SECTION_IOC_RESET:
+    case SECTION_IOC_COMMIT:
+        if (sfs_defer(req, SFS_WAIT_VIEW))
+            return;
+        r = cmd == SECTION_IOC_RESET ? sfs_section_view_reset(sfs_op_mount(req), handle)
+                                     : sfs_section_view_commit(sfs_op_mount(req), handle, &caller);
+        break;
+    default:
+        r = -ENOTTY;
+        break;
+    }
+    if (r < 0)
+        fuse_reply_err(req, -r);
+    else
+        fuse_reply_ioctl(req, 0, NULL, 0);
+}
+
 /* --- locks ----------------------------------------------------------------------------------- */
 
 /* Locks of a window are on the file, where the window has them. */

@@ -699,6 +699,7 @@ sfs_ops(void)
         .tmpfile = sfs_op_tmpfile,
         .fallocate = sfs_op_fallocate,
         .copy_file_range = sfs_op_copy_file_range,
+        .ioctl = sfs_op_ioctl,
         .lseek = sfs_op_lseek,
         .getlk = sfs_op_getlk,
         .setlk = sfs_op_setlk,

@@ -162,10 +162,11 @@ typedef struct {
     _Atomic uint32_t opens; /* derived */
     uint32_t fd_slot;       /* of its bytes, SFS_NO_SLOT while it has none of its own */
     uint32_t mode, uid, gid;
-    int32_t backing_id; /* of the descriptor that the kernel uses by itself, 0: none */
-    uint8_t kind;       /* SfsViewKind */
-    uint8_t readonly;   /* first opened for reading only, and so for good */
-    uint8_t reserved[6];
+    int32_t backing_id;         /* of the descriptor that the kernel uses by itself, 0: none */
+    uint8_t kind;               /* SfsViewKind */
+    uint8_t readonly;           /* first opened for reading only, and so for good */
+    _Atomic uint8_t committing; /* its bytes are on their way into the base */
+    uint8_t reserved[5];
     _Atomic uint64_t size;
     _Atomic uint64_t base_limit; /* bytes of the base that still show through */
     SfsTime atime, mtime, ctime;

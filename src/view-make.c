@@ -197,7 +197,8 @@ make_clone(SfsMount *mount, SfsViewMaker *maker, const SfsTarget *target, SfsBac
     }
     if (sfs_link_put(mount->link, mount->registry, fd, &fd_slot) < 0)
         return NULL;
-    return sfs_backing_clone_new(sfs_fd_steal(&fd), mount->link, fd_slot, mount->registry, slot);
+    return sfs_backing_clone_new(sfs_fd_steal(&fd), mount->link, fd_slot, base, mount->registry,
+                                 slot);
 }
 
 /* --- the choice ------------------------------------------------------------------------------ */

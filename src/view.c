@@ -135,6 +135,23 @@ sfs_view_open_may_wait(SfsMount *mount, const SfsTarget *target, bool writes)
     return writes && sfs_view_may_clone(mount, mount->views->maker, target);
 }
 
+void
+sfs_views_finish_commits(SfsMount *mount)
+{
+    GHashTableIter iter;
+    gpointer value;
+
+    g_hash_table_iter_init(&iter, mount->views->by_nodeid);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        View *view = value;
+        int r = view->rec->committing ? view->backing->ops->commit(view->backing) : 0;
+
+        if (r < 0)
+            g_warning("what was begun to be written into a section could not be ended: %s",
+                      g_strerror(-r));
+    }
+}
+
 uint64_t
 sfs_views_copied(SfsMount *mount)
 {

@@ -60,6 +60,10 @@ bool sfs_view_open_may_wait(SfsMount *mount, const SfsTarget *target, bool write
 
 void sfs_view_close(SfsMount *mount, uint64_t nodeid);
 
+/* Ends what a worker that died had begun to write into the bases of views: before anybody is
+ * answered. */
+void sfs_views_finish_commits(SfsMount *mount);
+
 /* Bytes of the store in copies that somebody has open. */
 uint64_t sfs_views_copied(SfsMount *mount);
 
