@@ -657,7 +657,7 @@ def test_views(mnt, grounds, place, seed):
             fail(seed, number, trouble, last)
         child.kill()
     assert told(mount, bases) == before
-    mnt.settled(store)
+    mnt.settled(store, "handles", "views", "size_overlays")
 
 
 def test_all_in_one_directory(mnt, grounds, seed):
