@@ -318,8 +318,6 @@ class Attempts:
         self.each(lambda fd: write_all(fd, b"written"))
 
         def store(fd, **how):
-            if os.fstat(fd).st_size < SIZE:     # beyond the end there is nothing to store to
-                return
             view = View(fd, SIZE, **how)
             try:
                 view.write(7, b"stored")
@@ -330,8 +328,6 @@ class Attempts:
         self.each(store, lambda fd: store(fd, flags=mmap.MAP_PRIVATE))
 
         def protect_later(fd):
-            if os.fstat(fd).st_size < SIZE:
-                return
             view = View(fd, SIZE, prot=R)
             try:
                 if libc.mprotect(ctypes.c_void_p(view.address), SIZE, 3) == 0:
@@ -343,7 +339,8 @@ class Attempts:
             self.each(lambda fd: os.sendfile(fd, source, 0, PAGE),
                       lambda fd: os.splice(source, fd, PAGE))
             into, out = os.pipe()
-            self.each(lambda fd: (os.write(out, b"spliced"), os.splice(into, fd, 7)))
+            os.write(out, b"spliced")
+            self.each(lambda fd: os.splice(into, fd, 7))
             os.close(into)
             os.close(out)
 
@@ -356,12 +353,6 @@ class Attempts:
     def fsync(self):
         self.each(os.fsync, os.fdatasync)
         self.each(lambda fd: check_sync_range(fd))
-
-    def ioctl(self):
-        # Those for views: diff, reset, and commit, which is to write into what is no more protected.
-        for request in (0x81, 0x82) if "/.cow/" in self.path else (0x81, 0x82, 0x83):
-            self.each(lambda fd: fcntl.ioctl(fd, ord("S") << 8 | request))
-        self.each(lambda fd: fcntl.ioctl(fd, 3 << 30 | 1040 << 16 | ord("S") << 8 | 0x81, bytearray(1040)))
 
     def opendir(self):
         self.try_(lambda: os.listdir(self.directory))
