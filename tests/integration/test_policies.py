@@ -542,3 +542,21 @@ def test_busy_can_be_set_and_taken_back_while_it_is_open(mnt, section):
             os.unlink(path)
         set_keys(path, delete="posix")
         os.unlink(path)
+
+
+def test_set_id_bits_of_a_writecopy_section(mnt, user):
+    """A view has none, and writing to one leaves the section's alone; a new owner does not."""
+    def bits():
+        os.setxattr(mnt / "x", "user.section.protect", b"readwrite")
+        found = stat.S_IMODE(os.stat(mnt / "x").st_mode)
+        os.setxattr(mnt / "x", "user.section.protect", b"writecopy")
+        return found
+    write(mnt / "x", b"bytes")
+    os.chmod(mnt / "x", 0o6755)
+    os.setxattr(mnt / "x", "user.section.protect", b"writecopy")
+    assert stat.S_IMODE(os.stat(mnt / "x").st_mode) & 0o6000 == 0
+    with opened(mnt / "x") as fd:
+        call(os.write, fd, b"more", user=user, keep=[fd])
+    assert bits() == 0o6755
+    os.chown(mnt / "x", user.uid, user.gid)
+    assert bits() == 0o755
