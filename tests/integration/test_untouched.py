@@ -13,6 +13,7 @@ import stat
 import pytest
 
 from sections import PREFIX, make, set_keys, unused
+from test_verbs import COMMIT, DIFF, RANGES, RESET
 from util import (FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE, PAGE, RENAME_EXCHANGE,
                   RENAME_NOREPLACE, View, extents, fallocate, libc, link_fd, opened, pattern, read,
                   renameat2, sha, write, write_all)
@@ -237,6 +238,12 @@ class Attempts:
     def lseek(self):
         for whence in (os.SEEK_SET, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE):
             self.each(lambda fd: os.lseek(fd, 0, whence))
+
+    def ioctl(self):
+        self.each(lambda fd: fcntl.ioctl(fd, DIFF, bytearray(16 + 16 * RANGES)),
+                  lambda fd: fcntl.ioctl(fd, RESET))
+        if "/.cow/" not in self.path:           # there, it is what it is for
+            self.each(lambda fd: fcntl.ioctl(fd, COMMIT))
 
     def setlk(self):
         for kind in (fcntl.LOCK_EX, fcntl.LOCK_SH, fcntl.LOCK_UN):
