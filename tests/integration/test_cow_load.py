@@ -205,6 +205,22 @@ def test_dropping_a_large_overlay_holds_up_nobody(mnt):
     assert time.monotonic() - start < 30
 
 
+@pytest.mark.parametrize("options", ["cow_copy_max=0"])
+@pytest.mark.parametrize("mode", ["passthrough", "cached"])
+def test_stores_to_mappings_do_not_wait_for_the_daemon(new_mount, mode, options):
+    """The kernel is told that this filesystem's dirty pages are memory like any other."""
+    mnt = new_mount(mode, options)
+    device = os.stat(mnt.path).st_dev
+    values = {}
+    for name in ("max_ratio", "strict_limit"):
+        try:
+            with open(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/{name}") as file:
+                values[name] = file.read().strip()
+        except FileNotFoundError:
+            pytest.skip("this kernel does not tell")
+    assert values == {"max_ratio": "100", "strict_limit": "0"}
+
+
 # --- Real programs --------------------------------------------------------------------------------
 
 def needs(*programs):
