@@ -302,7 +302,8 @@ note_heights(SfsMount *mount, const SfsTarget *target)
 
     while (rec->base != SFS_NO_SLOT) {
         rec = sfs_registry_get(mount->registry, SFS_TABLE_NODES, rec->base);
-        rec->height = (uint8_t)MAX(rec->height, ++height);
+        height++;
+        rec->height = (uint8_t)MAX(rec->height, height);
     }
 }
 
