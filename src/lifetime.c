@@ -23,8 +23,9 @@ struct SfsLifetimes {
     GThreadPool *tellers;  /* tell the kernel of names that are gone */
     GThreadPool *scanners; /* look through /proc */
 
-    GMutex lock; /* with @closed, only for waiting */
+    GMutex lock; /* protects all below; with @closed, for waiting */
     GCond closed;
+    GHashTable *to_scan; /* set of slots that a scanner is going to look at */
 };
 
 typedef enum {
@@ -167,6 +168,19 @@ take_backing(SfsMount *mount, uint32_t slot)
     return sfs_node_set_backing(mount->nodes, slot, NULL, SFS_NO_SLOT);
 }
 
+/* Once at a time: its file may be closed by others more often than /proc can be looked through. */
+static void
+scan_soon(SfsMount *mount, uint32_t slot)
+{
+    SfsLifetimes *lifetimes = mount->lifetimes;
+    gpointer data = GUINT_TO_POINTER(slot);
+
+    g_mutex_lock(&lifetimes->lock);
+    if (g_hash_table_add(lifetimes->to_scan, data))
+        g_thread_pool_push(lifetimes->scanners, data, NULL);
+    g_mutex_unlock(&lifetimes->lock);
+}
+
 static bool
 was_just_looked_up(const SfsNodeRec *rec)
 {
@@ -207,7 +221,7 @@ look(SfsMount *mount, uint32_t slot, unsigned looks)
         sfs_namespace_remove_all(mount->names, slot, name_is_gone, mount);
     }
     if (use == UNCLEAR && looks == 0)
-        g_thread_pool_push(mount->lifetimes->scanners, GUINT_TO_POINTER(slot), NULL);
+        scan_soon(mount, slot);
     return done;
 }
 
@@ -364,9 +378,13 @@ static void
 scan_and_look(gpointer data, gpointer user_data)
 {
     uint32_t slot = GPOINTER_TO_UINT(data);
+    SfsMount *mount = user_data;
 
-    scan(user_data, slot);
-    look(user_data, slot, 1);
+    g_mutex_lock(&mount->lifetimes->lock);
+    g_hash_table_remove(mount->lifetimes->to_scan, data);
+    g_mutex_unlock(&mount->lifetimes->lock);
+    scan(mount, slot);
+    look(mount, slot, 1);
 }
 
 gint64
@@ -412,6 +430,7 @@ sfs_lifetimes_new(SfsMount *mount)
 
     g_mutex_init(&lifetimes->lock);
     g_cond_init(&lifetimes->closed);
+    lifetimes->to_scan = g_hash_table_new(NULL, NULL);
     lifetimes->tellers = g_thread_pool_new(tell, mount, 1, FALSE, NULL);
     lifetimes->scanners = g_thread_pool_new(scan_and_look, mount, 1, FALSE, NULL);
     lifetimes->watch = sfs_watch_new(look_again, mount);
@@ -430,6 +449,7 @@ sfs_lifetimes_free(SfsLifetimes *lifetimes)
     g_thread_pool_free(lifetimes->scanners, TRUE, TRUE);
     g_mutex_clear(&lifetimes->lock);
     g_cond_clear(&lifetimes->closed);
+    g_hash_table_unref(lifetimes->to_scan);
     g_free(lifetimes);
     return true;
 }
