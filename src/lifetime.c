@@ -311,14 +311,20 @@ sfs_lifetime_looked_up(SfsMount *mount, const SfsTarget *target)
 }
 
 int
+sfs_lifetime_check_unused_locked(SfsMount *mount, uint32_t slot)
+{
+    return use_of(mount, slot) == UNUSED ? 0 : -EAGAIN;
+}
+
+int
 sfs_lifetime_check_unused(SfsMount *mount, uint32_t slot)
 {
-    Use use;
+    int r;
 
     sfs_node_lock(mount->nodes, slot);
-    use = use_of(mount, slot);
+    r = sfs_lifetime_check_unused_locked(mount, slot);
     sfs_node_unlock(mount->nodes, slot);
-    return use == UNUSED ? 0 : -EAGAIN;
+    return r;
 }
 
 /* --- waiting --------------------------------------------------------------------------------- */

@@ -46,6 +46,8 @@ bool sfs_lifetime_looked_up(SfsMount *mount, const SfsTarget *target);
 
 /* 0, or -EAGAIN while it is in use, as far as can be told without waiting. */
 int sfs_lifetime_check_unused(SfsMount *mount, uint32_t slot);
+/* The same, with its node locked. */
+int sfs_lifetime_check_unused_locked(SfsMount *mount, uint32_t slot);
 
 /* For threads that may wait: a close is told of a moment after it was done, so whoever is refused
  * because of one may have it tried again. Waits until some handle is released, and looks in /proc

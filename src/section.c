@@ -65,13 +65,12 @@ sfs_section_check_definable(SfsMount *mount, const SfsTarget *target)
     return 0;
 }
 
-/* Whether its names can come to mean a view, or no view any more. Node locked. */
+/* Whether its names can come to mean a view, or no view any more: not while somebody has it open or
+ * mapped, whose stores would go on going elsewhere. Node locked. */
 static int
 check_switch(SfsMount *mount, const SfsTarget *target)
 {
-    const SfsNodeRec *rec = target->rec;
-
-    if (rec->opens == 0 && rec->views == 0)
+    if (sfs_lifetime_check_unused_locked(mount, target->slot) == 0)
         return 0;
     return sfs_section_check_definable(mount, target);
 }

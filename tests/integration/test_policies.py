@@ -9,6 +9,7 @@ section; where a policy needs to see writes, the daemon sees them."""
 import errno
 import mmap
 import os
+import stat
 
 import pytest
 
