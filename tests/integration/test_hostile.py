@@ -317,3 +317,11 @@ def test_bases_above_each_other(mnt):
         set_keys(mnt / "low", base="20")
     set_keys(mnt / "low", base="5")
     assert os.stat(mnt / "b29").st_size == PAGE
+
+
+@pytest.mark.parametrize("protect", ["readonly", "writecopy"])
+def test_a_list_with_memory_that_is_protected(new_mount, place, protect):
+    write(f"{place}/list", f"[x]\nprotect={protect}\nsize=1M\ncommit=commit\n".encode())
+    mnt = new_mount("cached", f"sections={place}/list")
+    assert os.stat(mnt / "x").st_size == MIB
+    assert key(mnt / "x", "protect") == protect
