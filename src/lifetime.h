@@ -35,8 +35,14 @@ void sfs_lifetime_view_closed(SfsMount *mount, uint32_t slot);
 /* Its policy has changed: perhaps it is at its end already. */
 void sfs_lifetime_changed(SfsMount *mount, uint32_t slot);
 
-/* Its name was looked up. */
-void sfs_lifetime_looked_up(SfsMount *mount, const SfsTarget *target);
+/* Its names mean another nodeid now: has the kernel look them up anew, and waits until it knows.
+ * Only for a moment, though. The kernel takes the lock of the directory for that; whoever holds it
+ * may wait for the section's own, which is held by the request that this is done for. A name that
+ * the kernel remembers too long is found out when it is opened (-ESTALE). */
+void sfs_lifetime_renewed(SfsMount *mount, uint32_t slot);
+
+/* Its name was looked up. False: too late, it is at its end. */
+bool sfs_lifetime_looked_up(SfsMount *mount, const SfsTarget *target);
 
 /* 0, or -EAGAIN while it is in use, as far as can be told without waiting. */
 int sfs_lifetime_check_unused(SfsMount *mount, uint32_t slot);

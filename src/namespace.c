@@ -635,11 +635,14 @@ sfs_namespace_remove_all(SfsNamespace *names, uint32_t slot, SfsEachName each, v
     g_autoptr(GArray) found = NULL;
 
     g_rw_lock_writer_lock(&names->lock);
-    found = names_of(names, slot);
+    /* Others may have taken its names away meanwhile, and the slot be another's. */
+    if (names->by_node[slot] != NULL && is_doomed(names, names->by_node[slot]))
+        found = names_of(names, slot);
     while (names->by_node[slot] != NULL && is_doomed(names, names->by_node[slot]))
         remove_entry(names, names->by_node[slot]);
     g_rw_lock_writer_unlock(&names->lock);
-    call_each(found, each, data);
+    if (found != NULL)
+        call_each(found, each, data);
 }
 
 bool

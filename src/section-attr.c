@@ -146,6 +146,7 @@ set_record(SfsMount *mount, const SfsTarget *target, const struct stat *st, unsi
 static int
 resize(const SfsTarget *target, SfsBacking *backing, off_t size)
 {
+    g_autoptr(GMutexLocker) held = sfs_section_hold_size(target);
     struct stat st;
     int r;
 

@@ -322,7 +322,7 @@ def test_w12_memory_that_one_view_touches_is_there_in_every_view(mnt):
 def test_w13_a_shared_write_is_seen_and_a_copy_on_write_is_not(mnt, file, kind):
     """W13, kernel32 virtual.c: a child with FILE_MAP_WRITE changes the parent's read-only view, one
     with FILE_MAP_COPY does not."""
-    path, data = section(mnt, kind, file)
+    path, data = section(mnt, kind, file, lifetime="permanent")
     with opened(path, os.O_RDONLY) as fd:
         view = View(fd, len(data), prot=R)
         writer, copier = mnt.child(), mnt.child()
