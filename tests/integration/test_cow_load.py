@@ -168,7 +168,7 @@ def test_many_views_cost_what_is_written_and_little_more(mnt, place, where):
         random.Random(1).sample(range(GIB // PAGE), 100)
     with opened(mnt.cow("big")) as fd:          # what the first one costs once
         os.pwrite(fd, b"x", 0)
-    eventually(lambda: mnt.stats()["views"] == 0)
+    eventually(lambda: mnt.stats()["size_overlays"] == 0)
     before, worker = mnt.stats(), resident(mnt.stats()["worker_pid"])
     fds = []
     for number in range(count):
