@@ -92,6 +92,11 @@ def stopped(mount):
     pids = [mount.stats()["worker_pid"]]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
+
+        def has_stopped():
+            return all(read(f"/proc/{pid}/task/{thread}/stat").rsplit(b")", 1)[1].split()[0] == b"T"
+                       for thread in os.listdir(f"/proc/{pid}/task"))
+        eventually(has_stopped)
     try:
         yield
     finally:
@@ -112,9 +117,11 @@ def test_what_it_is_opened_for_is_what_it_becomes(mnt, new_mount, place, user):
     child.do("fd = os.open(x, os.O_CREAT | os.O_RDWR)", x=x)
     child.do("os.setxattr(x, 'user.section.protect', b'writecopy')")
     path = f"{slow.path}/way/real"
+    worker = mnt.stats()["worker_pid"]
     with stopped(slow):
         setter.begin("os.setxattr(x, 'user.section.file', path.encode())", x=x, path=path)
-        time.sleep(0.3)
+        eventually(lambda: any(read(f"/proc/{worker}/task/{thread}/syscall").startswith(b"437 ")
+                               for thread in os.listdir(f"/proc/{worker}/task")))      # openat2
         child.do("os.setxattr(fd, 'user.section.protect', b'readwrite')")
     with refused(errno.EBUSY):
         setter.finish()
