@@ -44,7 +44,7 @@ typedef struct {
     GMutex lock;           /* protects all below, and the record's sizes and times */
     SfsStoreFile *overlay; /* NULL until something is private */
     SfsPageMap *map;
-    int locks; /* an empty memory file for advisory locks, -1 until there is one */
+    SfsStoreFile *locks; /* an empty file for advisory locks, NULL until there is one */
 } CowBacking;
 
 static CowBacking *
@@ -572,9 +572,14 @@ cow_lock_fd(SfsBacking *backing)
     CowBacking *self = cow(backing);
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
 
-    if (self->locks < 0)
-        self->locks = memfd_create("sectionfs-locks", MFD_CLOEXEC);
-    return self->locks >= 0 ? self->locks : -errno;
+    if (self->locks == NULL) {
+        int r = sfs_store_file_new(self->store, SFS_STORE_OVERLAY, &self->locks);
+
+        if (r < 0)
+            return r;
+        self->rec->lock_slot = sfs_store_file_slot(self->locks);
+    }
+    return sfs_store_file_fd(self->locks);
 }
 
 static void
@@ -582,11 +587,11 @@ cow_free(SfsBacking *backing)
 {
     CowBacking *self = cow(backing);
 
-    sfs_fd_clear(&self->locks);
-
+    sfs_registry_release(self->registry, SFS_TABLE_VIEWS, self->slot);
+    if (self->locks != NULL)
+        sfs_store_file_free(self->locks);
     if (self->overlay != NULL)
         sfs_store_file_free(self->overlay);
-    sfs_registry_release(self->registry, SFS_TABLE_VIEWS, self->slot);
     sfs_backing_unref(self->base);
     sfs_page_map_free(self->map);
     g_mutex_clear(&self->lock);
@@ -622,8 +627,76 @@ sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry, ui
     self->slot = slot;
     self->rec = sfs_registry_get(registry, SFS_TABLE_VIEWS, slot);
     self->map = sfs_page_map_new();
-    self->locks = -1;
     return &self->base_class;
+}
+
+/* Takes the pages of one run of the bitmap at @offset of the overlay into the map. */
+static void
+load_bits(CowBacking *self, const uint8_t *bits, size_t size, off_t offset)
+{
+    uint64_t page = (uint64_t)(offset - MAP_OFFSET) * 8;
+
+    for (size_t i = 0; i < size; i++, page += 8) {
+        for (unsigned bit = 0; bits[i] == UINT8_MAX ? bit == 0 : bit < 8; bit++) {
+            if (bits[i] == UINT8_MAX)
+                sfs_page_map_add(self->map, page, page + 8);
+            else if (bits[i] >> bit & 1)
+                sfs_page_map_add(self->map, page + bit, page + bit + 1);
+        }
+    }
+}
+
+static void
+load_map(CowBacking *self)
+{
+    int fd = sfs_store_file_fd(self->overlay);
+    off_t data = MAP_OFFSET, hole;
+
+    while ((data = lseek(fd, data, SEEK_DATA)) >= 0) {
+        g_autofree uint8_t *bits = NULL;
+        ssize_t n;
+
+        hole = lseek(fd, data, SEEK_HOLE);
+        if (hole < 0)
+            break;
+        bits = g_malloc((gsize)(hole - data));
+        n = sfs_pread_full(fd, bits, (size_t)(hole - data), data);
+        load_bits(self, bits, (size_t)MAX(n, 0), data);
+        data = hole;
+    }
+}
+
+/* A death while the view was written or cut may have left pages beyond its end. */
+static void
+drop_beyond_end(CowBacking *self)
+{
+    uint64_t first = pages_covering((off_t)self->rec->size), end = page_of(MAP_OFFSET);
+
+    sfs_page_map_remove(self->map, first, end);
+    sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                            start_of(first), MAP_OFFSET - start_of(first));
+    keep_map(self, first, first + 1);
+    sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                            MAP_OFFSET + (off_t)(first / 8 + 1), (off_t)(end / 8 - first / 8));
+    clear_rest_of_page(self, (off_t)self->rec->size);
+}
+
+SfsBacking *
+sfs_backing_cow_adopt(SfsStore *store, SfsBacking *base, SfsRegistry *registry, uint32_t slot)
+{
+    SfsBacking *backing = sfs_backing_cow_new(store, base, registry, slot);
+    CowBacking *self = cow(backing);
+
+    if (self->rec->lock_slot != SFS_NO_SLOT)
+        self->locks = sfs_store_file_adopt(store, SFS_STORE_OVERLAY, self->rec->lock_slot);
+    if (self->rec->fd_slot != SFS_NO_SLOT) {
+        self->overlay = sfs_store_file_adopt(store, SFS_STORE_OVERLAY, self->rec->fd_slot);
+        load_map(self);
+        drop_beyond_end(self);
+    }
+    if (self->rec->base_limit > self->rec->size)
+        atomic_store(&self->rec->base_limit, self->rec->size);
+    return backing;
 }
 
 uint64_t

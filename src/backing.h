@@ -112,6 +112,9 @@ sfs_backing_data_fd(SfsBacking *backing)
 /* A new empty file of the store. As sfs_store_file_new(); its slot is for the node's record. */
 int sfs_backing_page_new(SfsStore *store, SfsBacking **backing, uint32_t *fd_slot);
 
+/* The one under a slot, after a worker's death. As sfs_store_file_adopt(). */
+SfsBacking *sfs_backing_page_adopt(SfsStore *store, uint32_t fd_slot);
+
 /* Takes over @fd, open on a real file. The caller has given a duplicate to the keeper under
  * @fd_slot, and takes it back itself. */
 SfsBacking *sfs_backing_file_new(int fd);
@@ -130,6 +133,10 @@ SfsBacking *sfs_backing_window_new(int fd, off_t offset, off_t length);
 #define SFS_COW_SIZE_MAX ((off_t)1 << 62)
 SfsBacking *sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry,
                                 uint32_t slot);
+
+/* The same of the record that a dead worker has left, with its overlay. */
+SfsBacking *sfs_backing_cow_adopt(SfsStore *store, SfsBacking *base, SfsRegistry *registry,
+                                  uint32_t slot);
 
 /* Bytes of the view that are private, in whole pages. */
 uint64_t sfs_backing_cow_private(SfsBacking *backing);

@@ -12,7 +12,9 @@
  *  - SIGTERM or SIGINT: the mount is detached from its directory, by a child, because that may wait
  * for the worker; from then on it is as above, when the last user of an open file is gone, or when
  * the time for that (drain_timeout) is over, or at a second signal;
- *  - the worker dies: the mount is taken off, and the error says so.
+ *  - workers die one after the other before they get to serve: the mount is taken off, and the
+ *    error says so. A worker that dies otherwise is followed by another, which goes on where it was
+ *    (resume.h).
  */
 #include "keeper.h"
 
@@ -37,6 +39,10 @@
 /* Descriptors of the keeper that the worker has not. */
 #define SPARE_DESCRIPTORS 32
 
+/* Workers in a row that may die before they serve; how much longer each is waited. */
+#define FAILURES_MAX 5
+#define FAILURE_PAUSE_US 50000
+
 typedef struct {
     SfsConfig *config;
     SfsRegistry *registry;
@@ -49,9 +55,11 @@ typedef struct {
     pid_t worker;
     pid_t detacher;    /* the child that takes the mount off, or 0 */
     int worker_status; /* of waitpid(2), once worker is 0 */
-    bool ending;       /* told to end */
-    bool killed;       /* the worker was ended by us */
-    gint64 deadline;   /* monotonic µs at which waiting for busy files ends; 0: never */
+    unsigned failures; /* workers that did not get to serve, one after the other */
+    bool ready_told;
+    bool ending;     /* told to end */
+    bool killed;     /* the worker was ended by us */
+    gint64 deadline; /* monotonic µs at which waiting for busy files ends; 0: never */
     SfsReadyFunc ready;
     void *ready_data;
 } Keeper;
@@ -197,7 +205,9 @@ obey(Keeper *keeper, SfsLinkMessage message, int fd)
         drop(keeper, message.slot);
         break;
     case SFS_LINK_READY:
-        keeper->ready(keeper->ready_data);
+        if (!keeper->ready_told)
+            keeper->ready(keeper->ready_data);
+        keeper->ready_told = true;
         break;
     default:
         break;
@@ -295,6 +305,43 @@ time_left(Keeper *keeper)
     return -1;
 }
 
+/* Whether the worker's end is not that of the mount. */
+static bool
+has_died(const Keeper *keeper)
+{
+    int status = keeper->worker_status;
+
+    if (keeper->killed || (WIFEXITED(status) && WEXITSTATUS(status) == 0))
+        return false;
+    /* At the very start it may have found that the mount cannot be as it was asked for; or have
+     * made some of the sections that it is to begin with. */
+    return atomic_load(&keeper->header->ready) ||
+           (WIFSIGNALED(status) && keeper->config->sections_file[0] == '\0');
+}
+
+/* Starts another worker after one has died. False: that has been tried often enough. */
+static bool
+respawn(Keeper *keeper)
+{
+    SfsRegistryHeader *header = keeper->header;
+
+    keeper->failures = atomic_load(&header->serving) ? 0 : keeper->failures + 1;
+    if (keeper->failures > FAILURES_MAX || atomic_load(&header->cannot_resume))
+        return false;
+    /* The time without one counts from the first that died. */
+    if (keeper->failures == 0) {
+        header->deaths++;
+        header->death_time = g_get_monotonic_time();
+    }
+    header->death_status = keeper->worker_status;
+    header->death_pid = header->worker_pid;
+    atomic_store(&header->serving, 0);
+    header->startup_error[0] = '\0';
+    close(keeper->link);
+    g_usleep(keeper->failures * FAILURE_PAUSE_US);
+    return start_worker(keeper, NULL);
+}
+
 static void
 serve(Keeper *keeper)
 {
@@ -308,8 +355,13 @@ serve(Keeper *keeper)
             break;
         receive(keeper);
         take_signals(keeper);
+        if (keeper->worker == 0) {
+            /* All that it has told, before another is told anything. */
+            receive(keeper);
+            if (!has_died(keeper) || !respawn(keeper))
+                break;
+        }
     }
-    receive(keeper);
 }
 
 /* Nothing may be left: not the mount, nor the child that takes it off. */
@@ -443,6 +495,8 @@ conclude(Keeper *keeper, GError **error)
         return TRUE;
     if (!atomic_load(&keeper->header->ready))
         FAIL("%s", said[0] != '\0' ? said : "the worker could not start");
+    if (!atomic_load(&keeper->header->serving) && said[0] != '\0')
+        FAIL("no worker of %s can go on: %s", keeper->config->mountpoint, said);
     if (WIFSIGNALED(status))
         FAIL("the worker of %s was ended by signal %d (%s)", keeper->config->mountpoint,
              WTERMSIG(status), g_strsignal(WTERMSIG(status)));

@@ -237,6 +237,17 @@ sfs_lifetime_changed(SfsMount *mount, uint32_t slot)
 }
 
 void
+sfs_lifetime_resume(SfsMount *mount, uint32_t slot)
+{
+    const SfsNodeRec *rec = sfs_registry_get(mount->registry, SFS_TABLE_NODES, slot);
+
+    if (rec->doomed)
+        sfs_namespace_remove_all(mount->names, slot, name_is_gone, mount);
+    else if (rec->opens == 0 && rec->views == 0)
+        look_soon(mount, slot);
+}
+
+void
 sfs_lifetime_looked_up(SfsMount *mount, const SfsTarget *target)
 {
     if (sfs_target_is_section(target) && target->rec->policy.lifetime == SFS_TEMPORARY)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "namespace.h"
 
+#include "request.h"
 #include "util.h"
 
 #define DIRENT_SIZE 20
@@ -382,6 +383,7 @@ prepare_entry(SfsNamespace *names, uint32_t dir, const char *name, size_t length
     rec->parent = dir;
     rec->node = target;
     rec->length = (uint16_t)length;
+    rec->made_by = sfs_request_number();
     rec->cookie = sfs_registry_next_cookie(names->registry);
     if (length <= SFS_INLINE_NAME) {
         memcpy(rec->name, name, length);
@@ -429,13 +431,14 @@ drop_node(SfsNamespace *names, uint32_t dir, uint32_t slot)
     sfs_node_unlinked(names->nodes, slot);
 }
 
-/* Takes one name away, whatever it is of. */
+/* Takes one name away, whatever it is of. @asked: that is what the request at hand is for. */
 static void
-remove_entry(SfsNamespace *names, Entry *entry)
+remove_entry(SfsNamespace *names, Entry *entry, bool asked)
 {
     uint32_t dir = entry->parent, slot = entry->rec->node;
+    SfsChange changes[2] = {SFS_CHANGE(SFS_TABLE_DIRENTS, entry->slot, SFS_FREE)};
 
-    sfs_registry_commit(names->registry, &(SfsChange){SFS_TABLE_DIRENTS, entry->slot, SFS_FREE}, 1);
+    sfs_registry_commit(names->registry, changes, asked ? sfs_request_remember(changes, 1) : 1);
     forget_entry(names, entry);
     drop_node(names, dir, slot);
     sfs_node_touch(names->nodes, dir, true);
@@ -449,7 +452,7 @@ find_for_change(SfsNamespace *names, uint32_t dir, const char *name)
 
     if (entry == NULL || !is_doomed(names, entry))
         return entry;
-    remove_entry(names, entry);
+    remove_entry(names, entry, false);
     return NULL;
 }
 
@@ -500,6 +503,19 @@ new_node(SfsNamespace *names, const SfsTarget *dir, const SfsNodeSpec *wanted, S
     return 0;
 }
 
+/* Whether this very request has made that name, and a node for it, at an earlier worker. The kernel
+ * was not told, so the reference that was counted for it then is the one it gets now. */
+static bool
+find_made(SfsNamespace *names, const SfsTarget *dir, const char *name, SfsTarget *child)
+{
+    const Entry *entry = find(names, dir->slot, name);
+
+    if (entry == NULL || !sfs_request_made(node(names, entry->rec->node)->made_by))
+        return false;
+    sfs_node_target(names->nodes, entry->rec->node, SFS_CLASS_NODE, child);
+    return true;
+}
+
 int
 sfs_namespace_create(SfsNamespace *names, const SfsTarget *dir, const char *name,
                      const SfsNodeSpec *spec, SfsTarget *child)
@@ -510,6 +526,10 @@ sfs_namespace_create(SfsNamespace *names, const SfsTarget *dir, const char *name
 
     g_rw_lock_writer_lock(&names->lock);
     r = check_new(names, dir, name);
+    if (r == -EEXIST && find_made(names, dir, name, child)) {
+        r = 0;
+        goto out;
+    }
     if (r == 0)
         r = new_node(names, dir, spec, child);
     if (r < 0)
@@ -523,8 +543,8 @@ sfs_namespace_create(SfsNamespace *names, const SfsTarget *dir, const char *name
     child->rec->nlink = S_ISDIR(spec->mode) ? 2 : 1;
     child->rec->parent = dir->slot;
     sfs_registry_commit(names->registry,
-                        (SfsChange[]){{SFS_TABLE_NODES, child->slot, SFS_LIVE},
-                                      {SFS_TABLE_DIRENTS, slot, SFS_LIVE}},
+                        (SfsChange[]){SFS_CHANGE(SFS_TABLE_NODES, child->slot, SFS_LIVE),
+                                      SFS_CHANGE(SFS_TABLE_DIRENTS, slot, SFS_LIVE)},
                         2);
     index_add(names, entry, slot);
     if (S_ISDIR(spec->mode))
@@ -556,11 +576,18 @@ sfs_namespace_link(SfsNamespace *names, const SfsTarget *target, const SfsTarget
                    const char *name)
 {
     SfsDirentRec *entry;
+    Entry *there;
     uint32_t slot;
     int r;
 
     g_rw_lock_writer_lock(&names->lock);
     r = check_new(names, dir, name);
+    there = r == -EEXIST ? find(names, dir->slot, name) : NULL;
+    if (there != NULL && there->rec->node == target->slot &&
+        sfs_request_made(there->rec->made_by)) {
+        r = 0;
+        goto out;
+    }
     if (r == 0 && target->rec->nlink == UINT32_MAX)
         r = -EMLINK;
     if (r == 0 && target->rec->doomed)
@@ -601,6 +628,8 @@ remove_name(SfsNamespace *names, const SfsTarget *dir, const char *name, bool di
     Entry *entry;
     int r = 0;
 
+    if (sfs_request_done())
+        return 0;
     g_rw_lock_writer_lock(&names->lock);
     entry = find_for_change(names, dir->slot, name);
     if (entry == NULL)
@@ -612,7 +641,7 @@ remove_name(SfsNamespace *names, const SfsTarget *dir, const char *name, bool di
     if (r == 0 && !directory)
         r = ask_guard(names, entry);
     if (r == 0)
-        remove_entry(names, entry);
+        remove_entry(names, entry, true);
     g_rw_lock_writer_unlock(&names->lock);
     return r;
 }
@@ -637,7 +666,7 @@ sfs_namespace_remove_all(SfsNamespace *names, uint32_t slot, SfsEachName each, v
     g_rw_lock_writer_lock(&names->lock);
     found = names_of(names, slot);
     while (names->by_node[slot] != NULL && is_doomed(names, names->by_node[slot]))
-        remove_entry(names, names->by_node[slot]);
+        remove_entry(names, names->by_node[slot], false);
     g_rw_lock_writer_unlock(&names->lock);
     call_each(found, each, data);
 }
@@ -718,6 +747,7 @@ exchange(SfsNamespace *names, Entry *a, Entry *b)
     uint32_t a_node = a->rec->node, b_node = b->rec->node;
     uint32_t a_dir = a->parent, b_dir = b->parent;
     SfsDirentRec *new_a, *new_b;
+    SfsChange changes[5];
     uint32_t a_slot, b_slot;
 
     new_a = prepare_entry(names, a_dir, a->name, a->length, b_node, &a_slot);
@@ -731,12 +761,11 @@ exchange(SfsNamespace *names, Entry *a, Entry *b)
         sfs_registry_free_text(names->registry, long_name);
         return -ENOSPC;
     }
-    sfs_registry_commit(names->registry,
-                        (SfsChange[]){{SFS_TABLE_DIRENTS, a_slot, SFS_LIVE},
-                                      {SFS_TABLE_DIRENTS, b_slot, SFS_LIVE},
-                                      {SFS_TABLE_DIRENTS, a->slot, SFS_FREE},
-                                      {SFS_TABLE_DIRENTS, b->slot, SFS_FREE}},
-                        4);
+    changes[0] = SFS_CHANGE(SFS_TABLE_DIRENTS, a_slot, SFS_LIVE);
+    changes[1] = SFS_CHANGE(SFS_TABLE_DIRENTS, b_slot, SFS_LIVE);
+    changes[2] = SFS_CHANGE(SFS_TABLE_DIRENTS, a->slot, SFS_FREE);
+    changes[3] = SFS_CHANGE(SFS_TABLE_DIRENTS, b->slot, SFS_FREE);
+    sfs_registry_commit(names->registry, changes, sfs_request_remember(changes, 4));
     forget_entry(names, a);
     forget_entry(names, b);
     index_add(names, new_a, a_slot);
@@ -752,17 +781,18 @@ move(SfsNamespace *names, Entry *from, const SfsTarget *new_dir, const char *new
     uint32_t moving = from->rec->node, from_dir = from->parent;
     uint32_t replaced = to != NULL ? to->rec->node : SFS_NO_SLOT;
     SfsDirentRec *rec;
-    SfsChange changes[3];
+    SfsChange changes[4];
+    unsigned n = 0;
     uint32_t slot;
 
     rec = prepare_entry(names, new_dir->slot, new_name, strlen(new_name), moving, &slot);
     if (rec == NULL)
         return -ENOSPC;
-    changes[0] = (SfsChange){SFS_TABLE_DIRENTS, slot, SFS_LIVE};
-    changes[1] = (SfsChange){SFS_TABLE_DIRENTS, from->slot, SFS_FREE};
+    changes[n++] = SFS_CHANGE(SFS_TABLE_DIRENTS, slot, SFS_LIVE);
+    changes[n++] = SFS_CHANGE(SFS_TABLE_DIRENTS, from->slot, SFS_FREE);
     if (to != NULL)
-        changes[2] = (SfsChange){SFS_TABLE_DIRENTS, to->slot, SFS_FREE};
-    sfs_registry_commit(names->registry, changes, to != NULL ? 3 : 2);
+        changes[n++] = SFS_CHANGE(SFS_TABLE_DIRENTS, to->slot, SFS_FREE);
+    sfs_registry_commit(names->registry, changes, sfs_request_remember(changes, n));
     forget_entry(names, from);
     if (to != NULL)
         forget_entry(names, to);
@@ -788,6 +818,8 @@ sfs_namespace_rename(SfsNamespace *names, const SfsTarget *dir, const char *name
         return r;
     if (is_reserved(dir, name, &class) || is_reserved(new_dir, new_name, &class))
         return -EBUSY;
+    if (sfs_request_done())
+        return 0;
     g_rw_lock_writer_lock(&names->lock);
     from = find_for_change(names, dir->slot, name);
     to = find_for_change(names, new_dir->slot, new_name);

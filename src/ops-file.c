@@ -17,7 +17,7 @@
 static void
 fill_open(struct fuse_file_info *fi, const SfsHandle *handle, const SfsOpenReply *how)
 {
-    fi->fh = handle->slot;
+    fi->fh = sfs_handle_fh(handle);
     switch (how->mode) {
     case SFS_IO_PASSTHROUGH:
         fi->backing_id = how->backing_id;
@@ -143,7 +143,9 @@ sfs_op_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, struct fuse_file_
 
     if (!sfs_op_resolve_for_change(req, parent, &dir))
         return;
-    r = sfs_namespace_create_unnamed(mount->names, &dir, &spec, &child);
+    r = sfs_section_made(mount, &child)
+            ? 0
+            : sfs_namespace_create_unnamed(mount->names, &dir, &spec, &child);
     if (r < 0)
         fuse_reply_err(req, -r);
     else if (!reply_created(req, &child, fi))

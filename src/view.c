@@ -74,6 +74,22 @@ make(SfsMount *mount, const SfsTarget *target, const struct stat *section)
     return view;
 }
 
+SfsBacking *
+sfs_view_adopt(SfsMount *mount, uint32_t slot, uint32_t opens, SfsBacking *base)
+{
+    View *view = g_new0(View, 1);
+
+    view->rec = sfs_registry_get(mount->registry, SFS_TABLE_VIEWS, slot);
+    view->nodeid = view->rec->nodeid;
+    view->slot = slot;
+    view->node = view->rec->node;
+    view->backing = sfs_backing_cow_adopt(mount->store, base, mount->registry, slot);
+    atomic_store(&view->rec->opens, opens);
+    sfs_node_pin(mount->nodes, view->node);
+    g_hash_table_insert(mount->views->by_nodeid, &view->nodeid, view);
+    return view->backing;
+}
+
 static void
 destroy(SfsMount *mount, View *view)
 {

@@ -37,6 +37,10 @@ int sfs_view_open(SfsMount *mount, const SfsTarget *target, const struct stat *s
                   SfsBacking **backing, uint32_t *slot, bool *shared);
 void sfs_view_close(SfsMount *mount, uint64_t nodeid);
 
+/* Takes up the view that a dead worker has left in the record at @slot, which @opens handles have
+ * open; @base: the bytes of its section, or NULL. Its own bytes, without a reference. */
+SfsBacking *sfs_view_adopt(SfsMount *mount, uint32_t slot, uint32_t opens, SfsBacking *base);
+
 /* The bytes of the view, with a reference for the caller; NULL while nobody has it open. */
 SfsBacking *sfs_view_backing(SfsMount *mount, const SfsTarget *target);
 

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT */
+#include "request.h"
+
+#include "fault.h"
+#include "log.h"
+
+#include <string.h>
+
+struct SfsRequests {
+    SfsRegistry *registry;
+    SfsRegistryHeader *header;
+    GMutex lock;      /* protects done */
+    GHashTable *done; /* number → slot, of what earlier workers' requests have done */
+};
+
+/* Of this thread. */
+typedef struct {
+    SfsRequests *requests; /* NULL: no request */
+    uint64_t number;
+    bool again;
+    uint32_t done;       /* slot of the record of what it did, SFS_NO_SLOT: none */
+    bool found;          /* that was made at an earlier worker */
+    SfsRunning *running; /* NULL: all were taken */
+} Current;
+
+static _Thread_local Current current;
+
+static SfsDoneRec *
+record(SfsRequests *requests, uint32_t slot)
+{
+    return sfs_registry_get(requests->registry, SFS_TABLE_DONE, slot);
+}
+
+SfsRequests *
+sfs_requests_new(SfsRegistry *registry)
+{
+    SfsRequests *requests = g_new0(SfsRequests, 1);
+
+    requests->registry = registry;
+    requests->header = sfs_registry_header(registry);
+    g_mutex_init(&requests->lock);
+    requests->done = g_hash_table_new(g_int64_hash, g_int64_equal);
+    for (uint32_t slot = 1; slot < sfs_registry_bound(registry, SFS_TABLE_DONE); slot++) {
+        SfsDoneRec *rec = record(requests, slot);
+
+        if (atomic_load(&rec->state) == SFS_LIVE)
+            g_hash_table_insert(requests->done, &rec->unique, GUINT_TO_POINTER(slot));
+    }
+    return requests;
+}
+
+void
+sfs_requests_free(SfsRequests *requests)
+{
+    if (requests == NULL)
+        return;
+    g_hash_table_unref(requests->done);
+    g_mutex_clear(&requests->lock);
+    g_free(requests);
+}
+
+typedef struct {
+    SfsRequests *requests;
+    GHashTable *numbers;
+} Pruning;
+
+static gboolean
+is_stale(gpointer number, gpointer slot, gpointer data)
+{
+    Pruning *pruning = data;
+
+    if (g_hash_table_contains(pruning->numbers, number))
+        return FALSE;
+    sfs_registry_release(pruning->requests->registry, SFS_TABLE_DONE, GPOINTER_TO_UINT(slot));
+    return TRUE;
+}
+
+void
+sfs_requests_prune(SfsRequests *requests, GHashTable *numbers)
+{
+    g_hash_table_foreach_remove(requests->done, is_stale, &(Pruning){requests, numbers});
+}
+
+/* --- a thread's request ---------------------------------------------------------------------- */
+
+/* Notes for the next worker, should this one die, what it died of. */
+static SfsRunning *
+note_running(SfsRegistryHeader *header, uint64_t number, uint32_t opcode, uint64_t nodeid)
+{
+    static _Thread_local unsigned hint;
+
+    for (unsigned i = 0; i < SFS_RUNNING_MAX; i++) {
+        SfsRunning *one = &header->running[(hint + i) % SFS_RUNNING_MAX];
+        uint64_t none = 0;
+
+        if (!atomic_compare_exchange_strong(&one->unique, &none, number))
+            continue;
+        one->opcode = opcode;
+        one->nodeid = nodeid;
+        hint = (hint + i) % SFS_RUNNING_MAX;
+        return one;
+    }
+    return NULL;
+}
+
+static uint32_t
+take_done(SfsRequests *requests, uint64_t number)
+{
+    gpointer slot = NULL;
+
+    g_mutex_lock(&requests->lock);
+    g_hash_table_steal_extended(requests->done, &number, NULL, &slot);
+    g_mutex_unlock(&requests->lock);
+    return GPOINTER_TO_UINT(slot);
+}
+
+void
+sfs_request_begin(SfsRequests *requests, uint64_t unique, uint32_t opcode, uint64_t nodeid)
+{
+    current = (Current){.requests = requests,
+                        .number = unique & ~SFS_REQUEST_AGAIN,
+                        .again = unique & SFS_REQUEST_AGAIN};
+    current.running = note_running(requests->header, current.number, opcode, nodeid);
+    if (current.again) {
+        current.done = take_done(requests, current.number);
+        current.found = current.done != SFS_NO_SLOT;
+    }
+}
+
+void
+sfs_request_end(void)
+{
+    SFS_FAULT_POINT();
+    /* Answered: it cannot come again. */
+    if (current.done != SFS_NO_SLOT)
+        sfs_registry_release(current.requests->registry, SFS_TABLE_DONE, current.done);
+    if (current.running != NULL)
+        atomic_store(&current.running->unique, 0);
+    memset(&current, 0, sizeof current);
+}
+
+void
+sfs_request_put_off(void)
+{
+    SfsRequests *requests = current.requests;
+
+    if (current.done == SFS_NO_SLOT)
+        return;
+    g_mutex_lock(&requests->lock);
+    g_hash_table_insert(requests->done, &record(requests, current.done)->unique,
+                        GUINT_TO_POINTER(current.done));
+    g_mutex_unlock(&requests->lock);
+    current.done = SFS_NO_SLOT;
+}
+
+uint64_t
+sfs_request_number(void)
+{
+    return current.number;
+}
+
+bool
+sfs_request_again(void)
+{
+    return current.again;
+}
+
+unsigned
+sfs_request_remember(SfsChange *changes, unsigned n)
+{
+    SfsDoneRec *rec;
+
+    if (current.requests == NULL || current.done != SFS_NO_SLOT)
+        return n;
+    rec = sfs_registry_alloc(current.requests->registry, SFS_TABLE_DONE, &current.done);
+    if (rec == NULL) {
+        current.done = SFS_NO_SLOT;
+        return n;
+    }
+    rec->unique = current.number;
+    changes[n] = SFS_CHANGE(SFS_TABLE_DONE, current.done, SFS_LIVE);
+    return n + 1;
+}
+
+bool
+sfs_request_done(void)
+{
+    return current.found;
+}
