@@ -41,6 +41,7 @@
 
 /* Workers in a row that may die before they serve; how much longer each is waited. */
 #define FAILURES_MAX 5
+#define KILLS_MAX 100
 #define FAILURE_PAUSE_US 50000
 
 typedef struct {
@@ -55,7 +56,8 @@ typedef struct {
     pid_t worker;
     pid_t detacher;    /* the child that takes the mount off, or 0 */
     int worker_status; /* of waitpid(2), once worker is 0 */
-    unsigned failures; /* workers that did not get to serve, one after the other */
+    unsigned failures; /* workers that ended before they served, one after the other */
+    unsigned kills;    /* the same, of those that somebody has killed */
     bool ready_told;
     bool ending;     /* told to end */
     bool killed;     /* the worker was ended by us */
@@ -325,14 +327,19 @@ respawn(Keeper *keeper)
 {
     SfsRegistryHeader *header = keeper->header;
 
-    keeper->failures = atomic_load(&header->serving) ? 0 : keeper->failures + 1;
-    if (keeper->failures > FAILURES_MAX || atomic_load(&header->cannot_resume))
+    bool served = atomic_load(&header->serving);
+    bool was_killed =
+        WIFSIGNALED(keeper->worker_status) && WTERMSIG(keeper->worker_status) == SIGKILL;
+
+    keeper->failures = served || was_killed ? 0 : keeper->failures + 1;
+    keeper->kills = served || !was_killed ? 0 : keeper->kills + 1;
+    if (keeper->failures > FAILURES_MAX || keeper->kills > KILLS_MAX ||
+        atomic_load(&header->cannot_resume))
         return false;
+    header->deaths++;
     /* The time without one counts from the first that died. */
-    if (keeper->failures == 0) {
-        header->deaths++;
+    if (served || header->death_time == 0)
         header->death_time = g_get_monotonic_time();
-    }
     header->death_status = keeper->worker_status;
     header->death_pid = header->worker_pid;
     atomic_store(&header->serving, 0);

@@ -68,6 +68,7 @@ watch_use_of(SfsMount *mount, uint32_t slot)
 
 typedef struct {
     uint64_t dir, nodeid;
+    uint32_t entry;
     char *name;
 } GoneName;
 
@@ -80,15 +81,16 @@ tell(gpointer data, gpointer user_data)
 
     fuse_lowlevel_notify_delete(mount->session, gone->dir, gone->nodeid, gone->name,
                                 strlen(gone->name));
+    sfs_namespace_told(mount->names, gone->entry);
     g_free(gone->name);
     g_free(gone);
 }
 
 static void
-name_is_gone(uint64_t dir, const char *name, uint64_t nodeid, void *data)
+name_is_gone(uint64_t dir, const char *name, uint64_t nodeid, uint32_t entry, void *data)
 {
     SfsMount *mount = data;
-    GoneName gone = {dir, nodeid, g_strdup(name)};
+    GoneName gone = {dir, nodeid, entry, g_strdup(name)};
 
     g_thread_pool_push(mount->lifetimes->tellers, g_memdup2(&gone, sizeof gone), NULL);
 }
@@ -234,6 +236,12 @@ void
 sfs_lifetime_changed(SfsMount *mount, uint32_t slot)
 {
     look_soon(mount, slot);
+}
+
+void
+sfs_lifetime_tell_again(SfsMount *mount)
+{
+    sfs_namespace_tell_again(mount->names, name_is_gone, mount);
 }
 
 void

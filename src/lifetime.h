@@ -35,7 +35,9 @@ void sfs_lifetime_view_closed(SfsMount *mount, uint32_t slot);
 /* Its policy has changed: perhaps it is at its end already. */
 void sfs_lifetime_changed(SfsMount *mount, uint32_t slot);
 
-/* A worker has died in the meantime: what was under way of that is done to its end. */
+/* A worker has died in the meantime: what was under way of that is done to its end. First what was
+ * not told, then for each section. */
+void sfs_lifetime_tell_again(SfsMount *mount);
 void sfs_lifetime_resume(SfsMount *mount, uint32_t slot);
 
 /* Its name was looked up. */

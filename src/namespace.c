@@ -201,7 +201,7 @@ sfs_namespace_new(SfsRegistry *registry, SfsNodes *nodes, uint64_t nr_sections)
     for (uint32_t slot = 1; slot < bound; slot++) {
         SfsDirentRec *rec = sfs_registry_get(registry, SFS_TABLE_DIRENTS, slot);
 
-        if (atomic_load(&rec->state) == SFS_LIVE)
+        if (atomic_load(&rec->state) == SFS_LIVE && atomic_load(&rec->gone) == 0)
             index_add(names, rec, slot);
     }
     return names;
@@ -320,6 +320,7 @@ sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset, S
 
 typedef struct {
     uint64_t dir_nodeid, nodeid;
+    uint32_t entry; /* slot */
     char *name;
 } Found;
 
@@ -342,7 +343,8 @@ names_of(SfsNamespace *names, uint32_t slot)
         Found one;
 
         sfs_node_peek(names->nodes, entry->parent, SFS_CLASS_NODE, &dir);
-        one = (Found){dir.nodeid, target.nodeid, g_strndup(entry->name, entry->length)};
+        one =
+            (Found){dir.nodeid, target.nodeid, entry->slot, g_strndup(entry->name, entry->length)};
         g_array_append_val(found, one);
     }
     return found;
@@ -658,17 +660,66 @@ sfs_namespace_rmdir(SfsNamespace *names, const SfsTarget *dir, const char *name)
     return remove_name(names, dir, name, true);
 }
 
+/* Takes one name of a doomed section away, all but the record, which says what to tell. */
+static void
+retire_entry(SfsNamespace *names, Entry *entry, uint64_t nodeid)
+{
+    uint32_t dir = entry->parent, slot = entry->rec->node;
+
+    atomic_store(&entry->rec->gone, nodeid);
+    index_remove(names, entry);
+    drop_node(names, dir, slot);
+    sfs_node_touch(names->nodes, dir, true);
+}
+
 void
-sfs_namespace_remove_all(SfsNamespace *names, uint32_t slot, SfsEachName each, void *data)
+sfs_namespace_remove_all(SfsNamespace *names, uint32_t slot, SfsGoneName each, void *data)
 {
     g_autoptr(GArray) found = NULL;
 
     g_rw_lock_writer_lock(&names->lock);
-    found = names_of(names, slot);
-    while (names->by_node[slot] != NULL && is_doomed(names, names->by_node[slot]))
-        remove_entry(names, names->by_node[slot], false);
+    if (names->by_node[slot] != NULL && is_doomed(names, names->by_node[slot])) {
+        found = names_of(names, slot);
+        for (guint i = 0; i < found->len; i++)
+            retire_entry(names, names->by_node[slot], g_array_index(found, Found, i).nodeid);
+    }
     g_rw_lock_writer_unlock(&names->lock);
-    call_each(found, each, data);
+    for (guint i = 0; found != NULL && i < found->len; i++) {
+        const Found *one = &g_array_index(found, Found, i);
+
+        each(one->dir_nodeid, one->name, one->nodeid, one->entry, data);
+    }
+}
+
+void
+sfs_namespace_told(SfsNamespace *names, uint32_t entry)
+{
+    const SfsDirentRec *rec = sfs_registry_get(names->registry, SFS_TABLE_DIRENTS, entry);
+    uint32_t long_name = rec->long_name;
+
+    sfs_registry_release(names->registry, SFS_TABLE_DIRENTS, entry);
+    sfs_registry_free_text(names->registry, long_name);
+}
+
+void
+sfs_namespace_tell_again(SfsNamespace *names, SfsGoneName each, void *data)
+{
+    for (uint32_t slot = 1; slot < sfs_registry_bound(names->registry, SFS_TABLE_DIRENTS); slot++) {
+        const SfsDirentRec *rec = sfs_registry_get(names->registry, SFS_TABLE_DIRENTS, slot);
+        uint64_t nodeid = atomic_load(&rec->gone);
+        g_autofree char *name = NULL;
+        SfsTarget dir;
+
+        if (atomic_load(&rec->state) != SFS_LIVE || nodeid == 0)
+            continue;
+        name = rec->long_name == SFS_NO_SLOT
+                   ? g_strndup(rec->name, rec->length)
+                   : sfs_registry_load_text(names->registry, rec->long_name, NULL);
+        /* If the directory is gone, too, this means another one, where the kernel finds no such
+         * node by that name. */
+        sfs_node_peek(names->nodes, rec->parent, SFS_CLASS_NODE, &dir);
+        each(dir.nodeid, name, nodeid, slot, data);
+    }
 }
 
 bool

@@ -124,7 +124,7 @@ typedef struct {
 } SfsNodeRec;
 
 /* A name in a directory. Belongs to namespace.c. */
-#define SFS_INLINE_NAME 80
+#define SFS_INLINE_NAME 72
 typedef struct {
     _Atomic uint32_t state;
     uint32_t parent; /* slot of the directory */
@@ -135,6 +135,9 @@ typedef struct {
     uint32_t long_name; /* chain that holds the name where it does not fit below */
     uint32_t reserved2;
     uint64_t made_by; /* the request that made it, see request.h */
+    /* The nodeid that it led to: it leads nowhere any more, because its section has come to its
+     * end, and is here until the kernel has been told. 0 for all others. */
+    _Atomic uint64_t gone;
     char name[SFS_INLINE_NAME];
 } SfsDirentRec;
 

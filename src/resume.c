@@ -29,9 +29,6 @@
 /* Part of the protocol since 7.40; older headers lack it. */
 #define NOTIFY_RESEND 7
 
-/* What a request may take: the kernel refuses to be read with less. */
-#define READ_SIZE (((size_t)1 << 20) + ((size_t)64 << 10))
-
 /* Backing ids that threads may have been given and not noted, above the last that was. */
 #define IDS_IN_HAND 64
 
@@ -79,21 +76,21 @@ ask_to_resend(int device)
 static int
 read_all(SfsResume *resume, int device)
 {
-    g_autofree char *buffer = g_malloc(READ_SIZE);
+    void *buffer = sfs_request_buffer_new();
     bool more = true;
+    ssize_t n = 0;
 
     while (more) {
         struct pollfd fd = {.fd = device, .events = POLLIN};
-        const struct fuse_in_header *in = (const void *)buffer;
-        ssize_t n;
+        const struct fuse_in_header *in = buffer;
 
         if (poll(&fd, 1, 0) <= 0)
             break;
-        n = read(device, buffer, READ_SIZE);
-        if (n < 0 && (errno == EINTR || errno == ENOENT || errno == EAGAIN))
+        n = sfs_request_read(device, buffer);
+        if (n < 0)
+            break;
+        if (n == 0)
             continue;
-        if (n < (ssize_t)sizeof *in)
-            return n < 0 ? -errno : -EIO;
         more = in->unique & SFS_REQUEST_AGAIN;
         if (more) {
             uint64_t number = number_of(in);
@@ -104,8 +101,9 @@ read_all(SfsResume *resume, int device)
             resume->has_init = true;
         g_queue_push_tail(resume->queue[0], g_bytes_new(buffer, (gsize)n));
     }
+    sfs_request_buffer_free(buffer);
     g_queue_sort(resume->queue[0], older_first, NULL);
-    return 0;
+    return n < 0 ? (int)n : 0;
 }
 
 /* --- suspects -------------------------------------------------------------------------------- */
@@ -309,6 +307,8 @@ count_names(SfsMount *mount)
     {
         SfsNodeRec *rec = node_at(mount, entry->node), *dir = node_at(mount, entry->parent);
 
+        if (atomic_load(&entry->gone) != 0)
+            continue;
         if (!is_live(rec) || !is_live(dir)) {
             g_critical("a name leads nowhere");
             continue;
@@ -525,6 +525,7 @@ static void
 settle_nodes(SfsResume *resume, SfsMount *mount)
 {
     mount->doubt = sfs_doubt_new(mount, resume->under_way);
+    sfs_lifetime_tell_again(mount);
     EACH_LIVE(mount, SFS_TABLE_NODES, SfsNodeRec, rec, slot)
     {
         if (slot == SFS_ROOT_SLOT)

@@ -42,7 +42,6 @@
 #define PR_SET_IO_FLUSHER 57
 #endif
 
-#define MAX_WRITE ((uint32_t)1 << 20)
 #define MAX_BACKGROUND 64
 
 /* FUSE_HAS_RESEND, in the second half of INIT's flags; older headers lack it. */
@@ -128,7 +127,7 @@ op_init(void *userdata, struct fuse_conn_info *conn)
     for (size_t i = 0; i < G_N_ELEMENTS(unwanted); i++)
         fuse_unset_feature_flag(conn, unwanted[i]);
     mount->direct_mmap = conn->want_ext & FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
-    conn->max_write = MAX_WRITE;
+    conn->max_write = SFS_REQUEST_MAX_WRITE;
     conn->max_background = MAX_BACKGROUND;
     conn->time_gran = 1;
     decide_passthrough(worker, conn);
@@ -173,18 +172,21 @@ save_init(Worker *worker, const struct fuse_buf *buf)
 
 /* One request, if there is one. False: the connection has ended. */
 static bool
-serve_one(Worker *worker, struct fuse_buf *buf)
+serve_one(Worker *worker, void *buffer)
 {
-    int r = fuse_session_receive_buf(worker->mount.session, buf);
+    ssize_t n = sfs_request_read(SFS_FD_DEVICE, buffer);
+    struct fuse_buf buf = {.mem = buffer, .size = (size_t)n};
 
-    if (r == -EINTR || r == -EAGAIN)
+    if (n == 0)
         return true;
-    if (r <= 0)
+    if (n < 0 && n != -ENODEV)
+        g_critical("requests cannot be read any more: %s", g_strerror((int)-n));
+    if (n < 0)
         return false;
-    count_request(worker, buf);
+    count_request(worker, &buf);
     if (!atomic_load(&worker->mount.header->ready))
-        save_init(worker, buf);
-    sfs_defer_process(&worker->mount, buf);
+        save_init(worker, &buf);
+    sfs_defer_process(&worker->mount, &buf);
     return !fuse_session_exited(worker->mount.session);
 }
 
@@ -210,12 +212,12 @@ serve_suspects(gpointer data)
 static gpointer
 serve(gpointer data)
 {
-    struct fuse_buf buf = {0};
+    void *buffer = sfs_request_buffer_new();
 
     serve_again(data, false);
-    while (serve_one(data, &buf))
+    while (serve_one(data, buffer))
         ;
-    free(buf.mem);
+    sfs_request_buffer_free(buffer);
     return NULL;
 }
 
@@ -243,7 +245,7 @@ repeat_init(Worker *worker)
 static void
 serve_init(Worker *worker)
 {
-    struct fuse_buf buf = {0};
+    void *buffer = sfs_request_buffer_new();
 
     connect_session(SFS_FD_DEVICE);
     if (worker->resume != NULL && sfs_resume_has_init(worker->resume))
@@ -251,9 +253,9 @@ serve_init(Worker *worker)
     else if (worker->resume != NULL)
         repeat_init(worker);
     while (worker->resume == NULL && worker->mount.header->protocol_major == 0 &&
-           serve_one(worker, &buf))
+           serve_one(worker, buffer))
         ;
-    free(buf.mem);
+    sfs_request_buffer_free(buffer);
 }
 
 /* What the mount is to begin with is made while it serves already, but before it says so. A worker
