@@ -72,7 +72,15 @@ ask_to_resend(int device)
     return write(device, &out, sizeof out) == (ssize_t)sizeof out ? 0 : -errno;
 }
 
-/* What comes again comes first, so it ends with the first request that does not, or with none. */
+/* What the kernel puts before all requests that wait. */
+static bool
+goes_first(uint32_t opcode)
+{
+    return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET || opcode == FUSE_INTERRUPT;
+}
+
+/* What comes again comes before what comes for the first time: it ends with that, or with nothing.
+ */
 static int
 read_all(SfsResume *resume, int device)
 {
@@ -91,8 +99,8 @@ read_all(SfsResume *resume, int device)
             break;
         if (n == 0)
             continue;
-        more = in->unique & SFS_REQUEST_AGAIN;
-        if (more) {
+        more = in->unique & SFS_REQUEST_AGAIN || goes_first(in->opcode);
+        if (in->unique & SFS_REQUEST_AGAIN) {
             uint64_t number = number_of(in);
 
             g_hash_table_add(resume->numbers, g_memdup2(&number, sizeof number));
