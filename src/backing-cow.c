@@ -33,6 +33,10 @@
 
 #define MAP_OFFSET SFS_COW_SIZE_MAX
 
+/* What is done at a time: given back under the lock, and written to the base. */
+#define SWEEP_PAGES 4096u
+#define COMMIT_BUFFER ((size_t)1 << 20)
+
 typedef struct {
     SfsBacking base_class;
     SfsStore *store;
@@ -44,6 +48,7 @@ typedef struct {
     GMutex lock;           /* protects all below, and the record's sizes and times */
     SfsStoreFile *overlay; /* NULL until something is private */
     SfsPageMap *map;
+    uint64_t changes;    /* counts them */
     SfsStoreFile *locks; /* an empty file for advisory locks, NULL until there is one */
 } CowBacking;
 
@@ -76,6 +81,7 @@ modified(CowBacking *self)
 {
     sfs_time_set(&self->rec->mtime, sfs_now());
     self->rec->ctime = self->rec->mtime;
+    self->changes++;
 }
 
 /* --- the overlay, lock held ------------------------------------------------------------------ */
@@ -598,6 +604,182 @@ cow_free(SfsBacking *backing)
     g_free(self);
 }
 
+/* In whole pages. */
+static uint64_t
+cow_private_bytes(SfsBacking *backing)
+{
+    CowBacking *self = cow(backing);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+
+    return sfs_page_map_count(self->map) * SFS_PAGE_SIZE;
+}
+
+/* --- what is done with a view as a whole ----------------------------------------------------- */
+
+static int
+cow_changed(SfsBacking *backing, off_t from, off_t *first, off_t *end)
+{
+    CowBacking *self = cow(backing);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+    uint64_t stop = pages_covering((off_t)self->rec->size), page = page_of(from), next;
+    bool is_private = false;
+
+    if (page >= stop)
+        return -ENXIO;
+    next = sfs_page_map_run(self->map, page, stop, &is_private);
+    if (!is_private) {
+        page = next;
+        if (page >= stop)
+            return -ENXIO;
+        next = sfs_page_map_run(self->map, page, stop, &is_private);
+    }
+    *first = start_of(page);
+    *end = start_of(next);
+    return 0;
+}
+
+/* Nothing is private any more. The memory goes back afterwards, piece by piece, so that nobody has
+ * to wait for the lock while it does. Lock held. */
+static void
+forget_all(CowBacking *self)
+{
+    uint64_t end = pages_covering((off_t)self->rec->size);
+
+    sfs_page_map_remove(self->map, 0, end);
+    if (self->overlay != NULL)
+        sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                MAP_OFFSET, (off_t)(end / 8 + 1));
+}
+
+/* Gives back what the overlay holds below @size and the map does not know. */
+static void
+sweep(CowBacking *self, off_t size)
+{
+    off_t at = 0, data;
+
+    while (self->overlay != NULL && at < size) {
+        g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+        uint64_t next;
+        bool is_private;
+
+        data = lseek(sfs_store_file_fd(self->overlay), at, SEEK_DATA);
+        if (data < 0 || data >= size)
+            return;
+        at = data & ~(off_t)(SFS_PAGE_SIZE - 1);
+        next = sfs_page_map_run(self->map, page_of(at), page_of(at) + SWEEP_PAGES, &is_private);
+        if (!is_private)
+            sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at,
+                                    start_of(next) - at);
+        at = start_of(next);
+    }
+}
+
+static int
+cow_reset(SfsBacking *backing, off_t size)
+{
+    CowBacking *self = cow(backing);
+    off_t old;
+
+    g_mutex_lock(&self->lock);
+    old = (off_t)self->rec->size;
+    forget_all(self);
+    atomic_store(&self->rec->base_limit, (uint64_t)size);
+    atomic_store(&self->rec->size, (uint64_t)size);
+    modified(self);
+    g_mutex_unlock(&self->lock);
+    sweep(self, old);
+    return 0;
+}
+
+/* Room in the base for all that is private, so that writing it cannot fail for want of that. */
+static int
+reserve_in_base(CowBacking *self)
+{
+    off_t at = 0, first, end;
+    int r = 0;
+
+    while (r == 0 && cow_changed(&self->base_class, at, &first, &end) == 0) {
+        r = self->base->ops->allocate(self->base, FALLOC_FL_KEEP_SIZE, first, end - first);
+        at = end;
+    }
+    /* Where that cannot be had beforehand it is tried. */
+    return r == -EOPNOTSUPP ? 0 : r;
+}
+
+/* Writes a run of private pages to the base; what is a hole in the overlay becomes one there. */
+static int
+commit_run(CowBacking *self, off_t at, off_t end)
+{
+    g_autofree char *buffer = g_malloc(COMMIT_BUFFER);
+
+    while (at < end) {
+        size_t length = (size_t)MIN(end - at, (off_t)COMMIT_BUFFER);
+        ssize_t got = cow_read(&self->base_class, buffer, length, at), put;
+
+        if (got <= 0)
+            return (int)got; /* cut meanwhile */
+        put = self->base->ops->write(self->base, buffer, (size_t)got, at, 0);
+        if (put < 0)
+            return (int)put;
+        at += put;
+    }
+    return 0;
+}
+
+static int
+commit_size(CowBacking *self)
+{
+    off_t limit = (off_t)atomic_load(&self->rec->base_limit);
+    off_t size = (off_t)atomic_load(&self->rec->size);
+    struct stat st;
+    int r = self->base->ops->stat(self->base, &st);
+
+    /* What was cut off the view, and then grown again, is zeros now. */
+    if (r == 0 && st.st_size > limit)
+        r = self->base->ops->truncate(self->base, limit);
+    if (r == 0 && (st.st_size > limit || st.st_size != size))
+        r = self->base->ops->truncate(self->base, size);
+    return r;
+}
+
+static int
+cow_commit(SfsBacking *backing)
+{
+    CowBacking *self = cow(backing);
+    off_t at = 0, first, end, size;
+    uint64_t changes;
+    int r;
+
+    if (self->base == NULL)
+        return -EOPNOTSUPP;
+    g_mutex_lock(&self->lock);
+    changes = self->changes;
+    g_mutex_unlock(&self->lock);
+    r = self->rec->committing ? 0 : reserve_in_base(self);
+    if (r < 0)
+        return r;
+    atomic_store(&self->rec->committing, 1);
+    r = commit_size(self);
+    while (r == 0 && cow_changed(backing, at, &first, &end) == 0) {
+        r = commit_run(self, first, end);
+        at = end;
+    }
+    if (r == 0 && self->base->ops->sync != NULL)
+        r = self->base->ops->sync(self->base, false);
+    atomic_store(&self->rec->committing, 0);
+    if (r < 0)
+        return r;
+    g_mutex_lock(&self->lock);
+    size = (off_t)self->rec->size;
+    if (changes == self->changes) {
+        atomic_store(&self->rec->base_limit, self->rec->size);
+        forget_all(self);
+    }
+    g_mutex_unlock(&self->lock);
+    sweep(self, size);
+    return 0;
+}
+
 static const SfsBackingOps cow_ops = {
     .kind = "cow",
     .stat = cow_stat,
@@ -609,6 +791,10 @@ static const SfsBackingOps cow_ops = {
     .seek = cow_seek,
     .sync = NULL,
     .set_times = cow_set_times,
+    .private_bytes = cow_private_bytes,
+    .changed = cow_changed,
+    .reset = cow_reset,
+    .commit = cow_commit,
     .data_fd = NULL,
     .lock_fd = cow_lock_fd,
     .free = cow_free,
@@ -697,13 +883,4 @@ sfs_backing_cow_adopt(SfsStore *store, SfsBacking *base, SfsRegistry *registry, 
     if (self->rec->base_limit > self->rec->size)
         atomic_store(&self->rec->base_limit, self->rec->size);
     return backing;
-}
-
-uint64_t
-sfs_backing_cow_private(SfsBacking *backing)
-{
-    CowBacking *self = cow(backing);
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
-
-    return sfs_page_map_count(self->map) * SFS_PAGE_SIZE;
 }

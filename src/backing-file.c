@@ -2,44 +2,16 @@
 /* File-backed bytes: a real file, at the same offsets, with nothing kept in between. Whether
  * writing is allowed was settled when the descriptor was opened, with the rights of whoever asked
  * for it. */
-#include "backing.h"
+#include "backing-fd.h"
 
 #include "util.h"
 
 #include <sys/uio.h>
 
 typedef struct {
-    SfsBacking base;
-    int fd;
+    SfsFdBacking common;
     off_t offset, length; /* of a window; length 0: to the end of the file */
 } FileBacking;
-
-static int
-file_fd(SfsBacking *backing)
-{
-    return ((FileBacking *)backing)->fd;
-}
-
-static int
-file_stat(SfsBacking *backing, struct stat *st)
-{
-    struct stat own;
-
-    if (fstat(file_fd(backing), &own) != 0)
-        return -errno;
-    st->st_size = own.st_size;
-    st->st_blocks = own.st_blocks;
-    st->st_atim = own.st_atim;
-    st->st_mtim = own.st_mtim;
-    st->st_ctim = own.st_ctim;
-    return 0;
-}
-
-static ssize_t
-file_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
-{
-    return sfs_pread_full(file_fd(backing), buf, size, offset);
-}
 
 static ssize_t
 file_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsigned how)
@@ -48,7 +20,8 @@ file_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsi
     ssize_t n;
 
     do {
-        n = pwritev2(file_fd(backing), &iov, 1, offset, how & SFS_WRITE_APPEND ? RWF_APPEND : 0);
+        n = pwritev2(sfs_fd_backing_fd(backing), &iov, 1, offset,
+                     how & SFS_WRITE_APPEND ? RWF_APPEND : 0);
     } while (n < 0 && errno == EINTR);
     return n >= 0 ? n : -errno;
 }
@@ -56,56 +29,43 @@ file_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsi
 static int
 file_truncate(SfsBacking *backing, off_t size)
 {
-    return ftruncate(file_fd(backing), size) == 0 ? 0 : -errno;
+    return ftruncate(sfs_fd_backing_fd(backing), size) == 0 ? 0 : -errno;
 }
 
 static int
 file_allocate(SfsBacking *backing, int mode, off_t offset, off_t length)
 {
-    return fallocate(file_fd(backing), mode, offset, length) == 0 ? 0 : -errno;
-}
-
-static off_t
-file_seek(SfsBacking *backing, off_t offset, int whence)
-{
-    off_t at = lseek(file_fd(backing), offset, whence);
-
-    return at >= 0 ? at : -errno;
+    return fallocate(sfs_fd_backing_fd(backing), mode, offset, length) == 0 ? 0 : -errno;
 }
 
 static int
 file_sync(SfsBacking *backing, bool data_only)
 {
-    int r = data_only ? fdatasync(file_fd(backing)) : fsync(file_fd(backing));
+    int r = data_only ? fdatasync(sfs_fd_backing_fd(backing)) : fsync(sfs_fd_backing_fd(backing));
 
     return r == 0 ? 0 : -errno;
-}
-
-static int
-file_set_times(SfsBacking *backing, const struct timespec times[2])
-{
-    return futimens(file_fd(backing), times) == 0 ? 0 : -errno;
 }
 
 static void
 file_free(SfsBacking *backing)
 {
-    close(file_fd(backing));
+    close(sfs_fd_backing_fd(backing));
     g_free(backing);
 }
 
 static const SfsBackingOps file_ops = {
     .kind = "file",
-    .stat = file_stat,
-    .read = file_read,
+    .stat = sfs_fd_backing_stat,
+    .read = sfs_fd_backing_read,
+    .read_quietly = sfs_fd_backing_read_quietly,
     .write = file_write,
     .truncate = file_truncate,
     .allocate = file_allocate,
-    .seek = file_seek,
+    .seek = sfs_fd_backing_seek,
     .sync = file_sync,
-    .set_times = file_set_times,
-    .data_fd = file_fd,
-    .lock_fd = file_fd,
+    .set_times = sfs_fd_backing_set_times,
+    .data_fd = sfs_fd_backing_fd,
+    .lock_fd = sfs_fd_backing_fd,
     .free = file_free,
 };
 
@@ -114,9 +74,9 @@ sfs_backing_file_new(int fd)
 {
     FileBacking *new = g_new0(FileBacking, 1);
 
-    sfs_backing_init(&new->base, &file_ops);
-    new->fd = fd;
-    return &new->base;
+    sfs_backing_init(&new->common.base, &file_ops);
+    new->common.fd = fd;
+    return &new->common.base;
 }
 
 /* --- windows --------------------------------------------------------------------------------- */
@@ -141,7 +101,7 @@ static int
 window_stat(SfsBacking *backing, struct stat *st)
 {
     const FileBacking *self = window(backing);
-    int r = file_stat(backing, st);
+    int r = sfs_fd_backing_stat(backing, st);
     off_t size = MAX(st->st_size - self->offset, 0);
 
     if (r < 0)
@@ -157,7 +117,16 @@ window_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
     const FileBacking *self = window(backing);
 
     size = (size_t)within(self, offset, size);
-    return size > 0 ? sfs_pread_full(self->fd, buf, size, self->offset + offset) : 0;
+    return size > 0 ? sfs_fd_backing_read(backing, buf, size, self->offset + offset) : 0;
+}
+
+static ssize_t
+window_read_quietly(SfsBacking *backing, void *buf, size_t size, off_t offset)
+{
+    const FileBacking *self = window(backing);
+
+    size = (size_t)within(self, offset, size);
+    return size > 0 ? sfs_fd_backing_read_quietly(backing, buf, size, self->offset + offset) : 0;
 }
 
 static ssize_t
@@ -215,7 +184,7 @@ window_seek(SfsBacking *backing, off_t offset, int whence)
         return r;
     if (offset < 0 || offset >= st.st_size)
         return -ENXIO;
-    at = file_seek(backing, self->offset + offset, whence);
+    at = sfs_fd_backing_seek(backing, self->offset + offset, whence);
     if (at < 0)
         return at;
     at -= self->offset;
@@ -228,14 +197,15 @@ static const SfsBackingOps window_ops = {
     .kind = "file",
     .stat = window_stat,
     .read = window_read,
+    .read_quietly = window_read_quietly,
     .write = window_write,
     .truncate = window_truncate,
     .allocate = window_allocate,
     .seek = window_seek,
     .sync = file_sync,
-    .set_times = file_set_times,
+    .set_times = sfs_fd_backing_set_times,
     .data_fd = NULL, /* the offsets differ */
-    .lock_fd = file_fd,
+    .lock_fd = sfs_fd_backing_fd,
     .free = file_free,
 };
 
@@ -244,9 +214,9 @@ sfs_backing_window_new(int fd, off_t offset, off_t length)
 {
     FileBacking *new = g_new0(FileBacking, 1);
 
-    sfs_backing_init(&new->base, &window_ops);
-    new->fd = fd;
+    sfs_backing_init(&new->common.base, &window_ops);
+    new->common.fd = fd;
     new->offset = offset;
     new->length = length;
-    return &new->base;
+    return &new->common.base;
 }

@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Page-file-backed bytes: a file of the store, read directly and written through its accounting. */
-#include "backing.h"
-
-#include "util.h"
+#include "backing-fd.h"
 
 typedef struct {
-    SfsBacking base;
+    SfsFdBacking common;
     SfsStoreFile *file;
 } PageBacking;
 
@@ -13,33 +11,6 @@ static PageBacking *
 page(SfsBacking *backing)
 {
     return (PageBacking *)backing;
-}
-
-static int
-page_fd(SfsBacking *backing)
-{
-    return sfs_store_file_fd(page(backing)->file);
-}
-
-static int
-page_stat(SfsBacking *backing, struct stat *st)
-{
-    struct stat own;
-
-    if (fstat(page_fd(backing), &own) != 0)
-        return -errno;
-    st->st_size = own.st_size;
-    st->st_blocks = own.st_blocks;
-    st->st_atim = own.st_atim;
-    st->st_mtim = own.st_mtim;
-    st->st_ctim = own.st_ctim;
-    return 0;
-}
-
-static ssize_t
-page_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
-{
-    return sfs_pread_full(page_fd(backing), buf, size, offset);
 }
 
 static ssize_t
@@ -60,20 +31,6 @@ page_allocate(SfsBacking *backing, int mode, off_t offset, off_t length)
     return sfs_store_file_allocate(page(backing)->file, mode, offset, length);
 }
 
-static off_t
-page_seek(SfsBacking *backing, off_t offset, int whence)
-{
-    off_t at = lseek(page_fd(backing), offset, whence);
-
-    return at >= 0 ? at : -errno;
-}
-
-static int
-page_set_times(SfsBacking *backing, const struct timespec times[2])
-{
-    return futimens(page_fd(backing), times) == 0 ? 0 : -errno;
-}
-
 static void
 page_free(SfsBacking *backing)
 {
@@ -83,16 +40,17 @@ page_free(SfsBacking *backing)
 
 static const SfsBackingOps page_ops = {
     .kind = "page",
-    .stat = page_stat,
-    .read = page_read,
+    .stat = sfs_fd_backing_stat,
+    .read = sfs_fd_backing_read,
+    .read_quietly = sfs_fd_backing_read_quietly,
     .write = page_write,
     .truncate = page_truncate,
     .allocate = page_allocate,
-    .seek = page_seek,
+    .seek = sfs_fd_backing_seek,
     .sync = NULL,
-    .set_times = page_set_times,
-    .data_fd = page_fd,
-    .lock_fd = page_fd,
+    .set_times = sfs_fd_backing_set_times,
+    .data_fd = sfs_fd_backing_fd,
+    .lock_fd = sfs_fd_backing_fd,
     .free = page_free,
 };
 
@@ -101,9 +59,10 @@ over_file(SfsStoreFile *file)
 {
     PageBacking *new = g_new0(PageBacking, 1);
 
-    sfs_backing_init(&new->base, &page_ops);
+    sfs_backing_init(&new->common.base, &page_ops);
+    new->common.fd = sfs_store_file_fd(file);
     new->file = file;
-    return &new->base;
+    return &new->common.base;
 }
 
 int

@@ -6,6 +6,7 @@
  *   page   a file of the store                          backing-page.c
  *   file   a real file                                  backing-file.c
  *   cow    private pages over another backing           backing-cow.c
+ *   copy   a whole private copy of another backing      backing-copy.c
  *
  * A backing is reference-counted: a section holds one reference for as long as it has bytes, each
  * view over it one, each operation in flight one. All hooks are thread-safe and may be called
@@ -30,7 +31,7 @@ enum {
 };
 
 typedef struct {
-    const char *kind; /* "page", "file", "cow" */
+    const char *kind; /* "page", "file", "cow", "copy" */
 
     /* Fills st_size, st_blocks, st_atim, st_mtim and st_ctim with what is true now; leaves the
      * other members alone. Required. */
@@ -39,8 +40,12 @@ typedef struct {
     /* As pread(2): the bytes read, short only at the end of the file. Required. */
     ssize_t (*read)(SfsBacking *backing, void *buf, size_t size, off_t offset);
 
-    /* Notes that somebody has read it, as relatime has it. NULL: reading notes that by itself, and
-     * reading through data_fd as well. */
+    /* The same, leaving no trace in the access time where that can be had. NULL: read leaves none.
+     */
+    ssize_t (*read_quietly)(SfsBacking *backing, void *buf, size_t size, off_t offset);
+
+    /* Notes that somebody has read, as relatime has it. NULL: read does that, and reading through
+     * data_fd as well. */
     void (*accessed)(SfsBacking *backing);
 
     /* As pwrite(2): bytes written, > 0 unless @size is 0. @how: flags below. Required. */
@@ -61,6 +66,23 @@ typedef struct {
 
     /* As futimens(2): two times, tv_nsec UTIME_OMIT and UTIME_NOW included. Required. */
     int (*set_times)(SfsBacking *backing, const struct timespec times[2]);
+
+    /* --- of views alone: NULL for others --- */
+
+    /* Bytes that belong to this view alone. */
+    uint64_t (*private_bytes)(SfsBacking *backing);
+
+    /* The first range at or after @from, in whole pages below the size, that is the view's own:
+     * [*first, *end). -ENXIO: there is none. */
+    int (*changed)(SfsBacking *backing, off_t from, off_t *first, off_t *end);
+
+    /* Makes it as the base is now, which has @size bytes. */
+    int (*reset)(SfsBacking *backing, off_t size);
+
+    /* Makes the base as the view is. -ENOSPC before anything was done; done again from its start
+     * after a death in between, it ends the same. What was not written to meanwhile is no longer
+     * the view's own then. */
+    int (*commit)(SfsBacking *backing);
 
     /* The descriptor whose bytes are this backing's, at the same offsets, for as long as it lives:
      * the one for passthrough and splicing. NULL: there is none such. */
@@ -138,5 +160,21 @@ SfsBacking *sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsRegistry *
 SfsBacking *sfs_backing_cow_adopt(SfsStore *store, SfsBacking *base, SfsRegistry *registry,
                                   uint32_t slot);
 
-/* Bytes of the view that are private, in whole pages. */
-uint64_t sfs_backing_cow_private(SfsBacking *backing);
+/*
+ * A view with a file of its own, that is as the base was when it was made: as much of @base (NULL:
+ * nothing) as the size in the view's record says, in a file of the store; or the unnamed file @fd,
+ * taken over, that is such a copy already and of which the keeper has a duplicate under @fd_slot.
+ * The times in the record are carried over. Both may block on the base. Negative errno, with
+ * nothing changed: among others -ENOSPC.
+ *
+ * _keep() settles it: fd_slot is written to the record, which is released with the backing.
+ */
+int sfs_backing_copy_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry, uint32_t slot,
+                         SfsBacking **copy);
+SfsBacking *sfs_backing_clone_new(int fd, int link, uint32_t fd_slot, SfsBacking *base,
+                                  SfsRegistry *registry, uint32_t slot);
+void sfs_backing_copy_keep(SfsBacking *copy, uint32_t slot);
+
+/* The one that a dead worker has kept in the record; @link: to the keeper. */
+SfsBacking *sfs_backing_copy_adopt(SfsStore *store, int link, SfsBacking *base,
+                                   SfsRegistry *registry, uint32_t slot);

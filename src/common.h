@@ -76,10 +76,12 @@ typedef struct {
     uint32_t root_mode;               /* permission bits of the root directory */
     uint32_t root_uid, root_gid;
     uint32_t drain_timeout; /* seconds that busy files may delay the end, 0: for ever */
+    uint64_t cow_copy_max;  /* bytes up to which a view is a copy from the start */
     SfsPassthroughWish passthrough;
     bool foreground;
     bool debug;
     bool strict;     /* semantics=nt: an empty file backs no section */
     bool no_atime;   /* reading leaves no trace */
+    bool reflink;    /* views may be clones on the disk of their file */
     bool allow_root; /* nobody but root and who mounted it */
 } SfsConfig;

@@ -34,7 +34,8 @@ typedef struct Key {
 } Key;
 
 static const char *const kinds[] = {"page", "file", NULL};
-static const char *const modes[] = {"passthrough", "mapped", "cached", "direct", NULL};
+static const char *const modes[] = {"passthrough", "mapped", "cached",  "direct", "base",
+                                    "copy",        "clone",  "overlay", NULL};
 static const char *const protections[] = {"readwrite", "readonly", "writecopy", NULL};
 static const char *const cows[] = {"open", "section", NULL};
 static const char *const lines[] = {NULL}; /* a text of any form */

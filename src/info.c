@@ -4,6 +4,7 @@
 #include "control.h"
 #include "section.h"
 #include "store.h"
+#include "view.h"
 
 #include <sys/sysmacros.h>
 
@@ -78,7 +79,8 @@ stats(SfsMount *mount)
     g_string_append_printf(text, "store: %s\n", sfs_store_engine(mount->store));
     g_string_append_printf(text, "size_limit: %" PRIu64 "\n", usage.limit);
     g_string_append_printf(text, "size_used: %" PRIu64 "\n", usage.used);
-    g_string_append_printf(text, "size_overlays: %" PRIu64 "\n", usage.overlays);
+    g_string_append_printf(text, "size_overlays: %" PRIu64 "\n",
+                           usage.overlays + sfs_views_copied(mount));
     g_string_append_printf(text, "sections_limit: %" PRIu64 "\n",
                            limit != 0 ? limit : SFS_MAX_NODES);
     /* The root directory is not counted. */

@@ -19,7 +19,8 @@ enum {
     SFS_FD_LINK = 5,    /* the worker's end of this socket */
     SFS_FD_STORE = 6,   /* the private tmpfs, where there is one */
     SFS_FD_SESSION = 7, /* the worker's own: what libfuse takes for the device */
-    SFS_FD_FIRST_FREE = 8,
+    SFS_FD_LIFE = 8,    /* a socket on which nothing is said, see keeper.c */
+    SFS_FD_FIRST_FREE = 9,
 };
 
 typedef enum {

@@ -25,9 +25,11 @@
 #include "store.h"
 #include "util.h"
 
+#include <dirent.h>
 #include <fuse_lowlevel.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -44,6 +46,10 @@
 #define KILLS_MAX 100
 #define FAILURE_PAUSE_US 50000
 
+/* Looks in a row that have to show threads asleep for good, and the time between them. */
+#define LEAVE_LOOKS 50
+#define LEAVE_PAUSE_US 400
+
 typedef struct {
     SfsConfig *config;
     SfsRegistry *registry;
@@ -53,6 +59,7 @@ typedef struct {
     int null;  /* /dev/null */
     int abort; /* writing to it ends the connection, -1 where that cannot be had */
     int link;  /* our end of the worker's socket */
+    int life;  /* our end of another, which hangs up when the worker begins to die */
     pid_t worker;
     pid_t detacher;    /* the child that takes the mount off, or 0 */
     int worker_status; /* of waitpid(2), once worker is 0 */
@@ -161,11 +168,16 @@ start_worker(Keeper *keeper, GError **error)
         FAIL("cannot make a socket for the worker: %s", g_strerror(errno));
     keeper->link = ends[0];
     place(ends[1], SFS_FD_LINK);
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+        FAIL("cannot make a socket for the worker: %s", g_strerror(errno));
+    keeper->life = ends[0];
+    place(ends[1], SFS_FD_LIFE);
     keeper->worker = fork();
     if (keeper->worker == 0)
         exec_worker(keeper);
     /* From now on only the worker has its end, so that its death shows. */
     dup3(keeper->null, SFS_FD_LINK, O_CLOEXEC);
+    dup3(keeper->null, SFS_FD_LIFE, O_CLOEXEC);
     if (keeper->worker < 0)
         FAIL("cannot start the worker: %s", g_strerror(errno));
     return TRUE;
@@ -345,8 +357,67 @@ respawn(Keeper *keeper)
     atomic_store(&header->serving, 0);
     header->startup_error[0] = '\0';
     close(keeper->link);
+    sfs_fd_clear(&keeper->life);
     g_usleep(keeper->failures * FAILURE_PAUSE_US);
     return start_worker(keeper, NULL);
+}
+
+/* Whether some thread of the worker may still do something: all but those that the kernel has
+ * asleep for good, from which no signal gets them. */
+static bool
+has_active_threads(pid_t worker)
+{
+    char path[64], stat[512];
+    bool active = false;
+    struct dirent *entry;
+    DIR *tasks;
+
+    g_snprintf(path, sizeof path, "/proc/%d/task", (int)worker);
+    tasks = opendir(path);
+    while (tasks != NULL && (entry = readdir(tasks)) != NULL) {
+        const char *state;
+
+        g_snprintf(path, sizeof path, "/proc/%d/task/%.16s/stat", (int)worker, entry->d_name);
+        if (entry->d_name[0] == '.' || sfs_read_text(AT_FDCWD, path, stat, sizeof stat) <= 0)
+            continue;
+        state = strrchr(stat, ')');
+        if (state != NULL && strchr("DZX", state[2]) == NULL)
+            active = true;
+    }
+    if (tasks != NULL)
+        closedir(tasks);
+    return active;
+}
+
+/*
+ * A thread that tells the kernel of a name that is gone waits for whoever works in that directory,
+ * who waits for the worker's answer. If the worker is killed then, the thread ends when another
+ * worker gives that answer, and not before; so that one has to be started while the dead one cannot
+ * be collected yet. It does nothing any more: what is left of it never comes back from the kernel.
+ *
+ * That a worker is dying shows in a socket that one thread of it has in a table of descriptors of
+ * its own: it is closed when that thread ends, whatever the others wait for.
+ */
+static void
+leave_behind(Keeper *keeper)
+{
+    char path[64], stat[1024];
+    const char *last;
+
+    for (int looks = 0; looks < LEAVE_LOOKS && keeper->worker != 0; looks++) {
+        if (has_active_threads(keeper->worker))
+            looks = 0;
+        g_usleep(LEAVE_PAUSE_US);
+        reap(keeper);
+    }
+    if (keeper->worker == 0)
+        return;
+    /* The last number is the status that it will have. */
+    g_snprintf(path, sizeof path, "/proc/%d/stat", (int)keeper->worker);
+    keeper->worker_status = SIGKILL;
+    if (sfs_read_text(AT_FDCWD, path, stat, sizeof stat) > 0 && (last = strrchr(stat, ' ')) != NULL)
+        keeper->worker_status = atoi(last + 1);
+    keeper->worker = 0;
 }
 
 static void
@@ -356,12 +427,15 @@ serve(Keeper *keeper)
         struct pollfd fds[] = {
             {.fd = keeper->signals, .events = POLLIN},
             {.fd = keeper->link, .events = POLLIN},
+            {.fd = keeper->life, .events = POLLIN},
         };
 
         if (poll(fds, G_N_ELEMENTS(fds), time_left(keeper)) < 0 && errno != EINTR)
             break;
         receive(keeper);
         take_signals(keeper);
+        if (keeper->worker != 0 && fds[2].revents != 0)
+            leave_behind(keeper);
         if (keeper->worker == 0) {
             /* All that it has told, before another is told anything. */
             receive(keeper);
@@ -389,6 +463,7 @@ clean_up(Keeper *keeper)
     sfs_fd_clear(&keeper->null);
     sfs_fd_clear(&keeper->signals);
     sfs_fd_clear(&keeper->link);
+    sfs_fd_clear(&keeper->life);
     g_clear_pointer(&keeper->registry, sfs_registry_free);
 }
 
@@ -465,7 +540,7 @@ make_store(Keeper *keeper)
 
     if (keeper->config->passthrough == SFS_PASSTHROUGH_OFF)
         return;
-    tmpfs = sfs_store_make_tmpfs(keeper->config->size, &error);
+    tmpfs = sfs_store_make_tmpfs(keeper->config->size, keeper->config->no_atime, &error);
     if (tmpfs < 0) {
         g_info("%s", error->message);
         return;
@@ -517,6 +592,7 @@ sfs_keeper_run(SfsConfig *config, int keep_fd, SfsReadyFunc ready, void *data, G
                      .abort = -1,
                      .signals = -1,
                      .link = -1,
+                     .life = -1,
                      .ready = ready,
                      .ready_data = data};
     gboolean ok;

@@ -25,7 +25,6 @@ struct SfsLifetimes {
 
     GMutex lock; /* with @closed, only for waiting */
     GCond closed;
-    uint64_t closes;
 };
 
 typedef enum {
@@ -187,7 +186,6 @@ note_close(SfsMount *mount)
     SfsLifetimes *lifetimes = mount->lifetimes;
 
     g_mutex_lock(&lifetimes->lock);
-    lifetimes->closes++;
     g_cond_broadcast(&lifetimes->closed);
     g_mutex_unlock(&lifetimes->lock);
 }
@@ -309,6 +307,21 @@ scan(SfsMount *mount, uint32_t slot)
     sfs_node_unlock(mount->nodes, slot);
 }
 
+bool
+sfs_lifetime_is_used(SfsMount *mount, uint32_t slot)
+{
+    Use use = UNCLEAR;
+
+    for (int looks = 0; use == UNCLEAR && looks < 2; looks++) {
+        if (looks > 0)
+            scan(mount, slot);
+        sfs_node_lock(mount->nodes, slot);
+        use = use_of(mount, slot);
+        sfs_node_unlock(mount->nodes, slot);
+    }
+    return use != UNUSED;
+}
+
 static void
 scan_and_look(gpointer data, gpointer user_data)
 {
@@ -328,14 +341,13 @@ bool
 sfs_lifetime_wait(SfsMount *mount, uint32_t slot, gint64 deadline)
 {
     SfsLifetimes *lifetimes = mount->lifetimes;
-    uint64_t seen;
     bool more = g_get_monotonic_time() < deadline;
 
     scan(mount, slot);
     g_mutex_lock(&lifetimes->lock);
-    seen = lifetimes->closes;
-    /* A mapping's end is no close, so this is not slept through in one go. */
-    if (more && seen == lifetimes->closes)
+    /* A mapping's end is no close, and the close waited for may have come meanwhile: so this is not
+     * slept through in one go. */
+    if (more)
         g_cond_wait_until(&lifetimes->closed, &lifetimes->lock,
                           MIN(deadline, g_get_monotonic_time() + PATIENCE_US / 10));
     g_mutex_unlock(&lifetimes->lock);

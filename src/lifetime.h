@@ -53,5 +53,8 @@ int sfs_lifetime_check_unused(SfsMount *mount, uint32_t slot);
 bool sfs_lifetime_wait(SfsMount *mount, uint32_t slot, gint64 deadline);
 gint64 sfs_lifetime_patience(void);
 
+/* Whether it is in use, by a handle, a view or a mapping: for threads that may wait. */
+bool sfs_lifetime_is_used(SfsMount *mount, uint32_t slot);
+
 /* Whether anybody has it mapped, from /proc: for threads that may wait. */
 bool sfs_lifetime_is_mapped(SfsMount *mount, const SfsTarget *target);

@@ -75,12 +75,12 @@ sfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         sfs_defer(req, SFS_WAIT_SCAN))
         return;
     dirty = sfs_section_dirty_inode(mount, &target);
-    if (dirty != 0) {
-        if (sfs_defer(req, SFS_WAIT_VIEW))
-            return;
-        /* The kernel writes back what was stored to its base by mappings. */
+    if ((dirty != 0 || sfs_section_open_may_wait(mount, &target, fi->flags)) &&
+        sfs_defer(req, SFS_WAIT_VIEW))
+        return;
+    /* The kernel writes back what was stored to its base by mappings. */
+    if (dirty != 0)
         fuse_lowlevel_notify_inval_inode(mount->session, dirty, 0, 0);
-    }
     open_and_reply(req, &target, fi);
 }
 
@@ -109,9 +109,9 @@ reply_created(fuse_req_t req, const SfsTarget *child, struct fuse_file_info *fi)
     return false;
 }
 
-void
-sfs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
-              struct fuse_file_info *fi)
+/* Makes a section, with @name NULL one without a name, and opens it. */
+static void
+create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
 {
     const struct fuse_ctx *ctx = fuse_req_ctx(req);
     SfsMount *mount = sfs_op_mount(req);
@@ -122,34 +122,32 @@ sfs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 
     if (!sfs_op_resolve_for_change(req, parent, &dir))
         return;
-    r = sfs_namespace_create(mount->names, &dir, name, &spec, &child);
+    if (name != NULL)
+        r = sfs_namespace_create(mount->names, &dir, name, &spec, &child);
+    else if (sfs_section_made(mount, &child))
+        r = 0;
+    else
+        r = sfs_namespace_create_unnamed(mount->names, &dir, &spec, &child);
     if (r < 0) {
         fuse_reply_err(req, -r);
     } else if (!reply_created(req, &child, fi)) {
-        sfs_namespace_unlink(mount->names, &dir, name);
+        if (name != NULL)
+            sfs_namespace_unlink(mount->names, &dir, name);
         sfs_op_forget(mount, &child, 1);
     }
 }
 
 void
+sfs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+              struct fuse_file_info *fi)
+{
+    create(req, parent, name, mode, fi);
+}
+
+void
 sfs_op_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, struct fuse_file_info *fi)
 {
-    const struct fuse_ctx *ctx = fuse_req_ctx(req);
-    SfsMount *mount = sfs_op_mount(req);
-    SfsNodeSpec spec = {.mode = S_IFREG | (mode & 07777), .uid = ctx->uid, .gid = ctx->gid};
-    g_auto(SfsTarget) dir = {0};
-    g_auto(SfsTarget) child = {0};
-    int r;
-
-    if (!sfs_op_resolve_for_change(req, parent, &dir))
-        return;
-    r = sfs_section_made(mount, &child)
-            ? 0
-            : sfs_namespace_create_unnamed(mount->names, &dir, &spec, &child);
-    if (r < 0)
-        fuse_reply_err(req, -r);
-    else if (!reply_created(req, &child, fi))
-        sfs_op_forget(mount, &child, 1);
+    create(req, parent, NULL, mode, fi);
 }
 
 void
@@ -186,7 +184,7 @@ void
 sfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
 {
     SfsHandle *handle = sfs_op_need_handle(req, fi);
-    bool quietly = fi->flags & O_NOATIME;
+    bool quietly = fi->flags & O_NOATIME || sfs_op_mount(req)->header->config.no_atime;
     ssize_t n;
     char *buf;
     int fd;
@@ -324,6 +322,53 @@ sfs_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
         fuse_reply_err(req, (int)-n);
     else
         fuse_reply_write(req, (size_t)n);
+}
+
+static void
+reply_diff(fuse_req_t req, SfsHandle *handle, const void *in, size_t in_size, size_t out_size)
+{
+    SectionDiff diff;
+    int r = in_size < sizeof diff || out_size < sizeof diff ? -EINVAL : 0;
+
+    if (r == 0) {
+        memcpy(&diff, in, sizeof diff);
+        r = sfs_section_view_diff(sfs_op_mount(req), handle, &diff);
+    }
+    if (r < 0)
+        fuse_reply_err(req, -r);
+    else
+        fuse_reply_ioctl(req, 0, &diff, sizeof diff);
+}
+
+void
+sfs_op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi,
+             unsigned flags, const void *in, size_t in_size, size_t out_size)
+{
+    SfsHandle *handle = sfs_op_need_handle(req, fi);
+    SfsCaller caller = sfs_op_caller(req);
+    int r;
+
+    if (handle == NULL)
+        return;
+    switch (cmd) {
+    case SECTION_IOC_DIFF:
+        reply_diff(req, handle, in, in_size, out_size);
+        return;
+    case SECTION_IOC_RESET:
+    case SECTION_IOC_COMMIT:
+        if (sfs_defer(req, SFS_WAIT_VIEW))
+            return;
+        r = cmd == SECTION_IOC_RESET ? sfs_section_view_reset(sfs_op_mount(req), handle)
+                                     : sfs_section_view_commit(sfs_op_mount(req), handle, &caller);
+        break;
+    default:
+        r = -ENOTTY;
+        break;
+    }
+    if (r < 0)
+        fuse_reply_err(req, -r);
+    else
+        fuse_reply_ioctl(req, 0, NULL, 0);
 }
 
 /* --- locks ----------------------------------------------------------------------------------- */

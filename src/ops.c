@@ -56,6 +56,9 @@ sfs_op_resolve(fuse_req_t req, fuse_ino_t ino, SfsTarget *target)
 {
     int r = sfs_node_resolve(sfs_op_mount(req)->nodes, ino, target);
 
+    /* A section that is at its end means nothing any more: its names are about to go. */
+    if (r == 0 && target->rec != NULL && target->rec->doomed)
+        r = -ESTALE;
     if (r < 0)
         fuse_reply_err(req, -r);
     return r == 0;
@@ -696,6 +699,7 @@ sfs_ops(void)
         .tmpfile = sfs_op_tmpfile,
         .fallocate = sfs_op_fallocate,
         .copy_file_range = sfs_op_copy_file_range,
+        .ioctl = sfs_op_ioctl,
         .lseek = sfs_op_lseek,
         .getlk = sfs_op_getlk,
         .setlk = sfs_op_setlk,

@@ -540,24 +540,3 @@ sfs_registry_load_text(SfsRegistry *registry, uint32_t first, size_t *length)
         *length = done;
     return text;
 }
-
-bool
-sfs_registry_text_equals(SfsRegistry *registry, uint32_t first, const void *bytes, size_t length)
-{
-    size_t done = 0;
-
-    if (first == SFS_NO_SLOT)
-        return length == 0;
-    if (chunk(registry, first)->length != length)
-        return false;
-    for (uint32_t slot = first; slot != SFS_NO_SLOT && done < length;) {
-        const ChunkRec *rec = chunk(registry, slot);
-        size_t n = MIN(length - done, (size_t)CHUNK_BYTES);
-
-        if (memcmp(rec->bytes, (const char *)bytes + done, n) != 0)
-            return false;
-        done += n;
-        slot = rec->next;
-    }
-    return done == length;
-}

@@ -31,7 +31,7 @@
 
 #include "common.h"
 
-#define SFS_REGISTRY_LAYOUT 3 /* raise with every change of a record below */
+#define SFS_REGISTRY_LAYOUT 6 /* raise with every change of a record below */
 
 /* A slot number of no record. Slot 0 of the nodes is the root directory; the other tables do not
  * use their slot 0. */
@@ -161,14 +161,27 @@ typedef struct {
     SfsTime since;
 } SfsHandleRec;
 
-/* A copy-on-write view. Belongs to section.c; the overlay in its descriptor to backing-cow.c. */
+/* Where a view has its private bytes, decided when it is made: see view-make.c. */
+typedef enum {
+    SFS_VIEW_OVERLAY = 0, /* private pages over the base, through the daemon */
+    SFS_VIEW_BASE = 1,    /* it has none and never will: the kernel reads the base by itself */
+    SFS_VIEW_COPY = 2,    /* a whole copy in the store, which the kernel uses by itself */
+    SFS_VIEW_CLONE = 3,   /* the same, sharing the extents of the base's file */
+} SfsViewKind;
+
+/* A copy-on-write view. Belongs to view.c; what is in its descriptor, to its kind of bytes. */
 typedef struct {
     _Atomic uint32_t state;
     uint32_t node; /* slot of the base */
     uint64_t nodeid;
     _Atomic uint32_t opens; /* derived */
-    uint32_t fd_slot;       /* of the overlay, SFS_NO_SLOT while nothing was written */
+    uint32_t fd_slot;       /* of its bytes, SFS_NO_SLOT while it has none of its own */
     uint32_t mode, uid, gid;
+    int32_t backing_id;         /* of the descriptor that the kernel uses by itself, 0: none */
+    uint8_t kind;               /* SfsViewKind */
+    uint8_t readonly;           /* first opened for reading only, and so for good */
+    _Atomic uint8_t committing; /* its bytes are on their way into the base */
+    uint8_t reserved[1];
     uint32_t lock_slot; /* of the empty file that locks are taken on, SFS_NO_SLOT without */
     _Atomic uint64_t size;
     _Atomic uint64_t base_limit; /* bytes of the base that still show through */
@@ -188,8 +201,9 @@ typedef struct {
  * valid together with the effect. */
 typedef struct {
     _Atomic uint32_t state;
-    uint32_t opcode;
+    uint32_t intended; /* it may have been done, see sfs_request_intend() */
     uint64_t unique;
+    uint64_t value;
 } SfsDoneRec;
 
 /* A descriptor in the keeper's hands. Written by the keeper alone; the slot number is the worker's
@@ -354,10 +368,6 @@ void sfs_registry_each_text(SfsRegistry *registry, SfsTable table, uint32_t slot
 
 /* Of a chunk: the one after it, and whether it is live. For the checker. */
 bool sfs_registry_chunk_next(SfsRegistry *registry, uint32_t slot, uint32_t *next);
-
-/* Whether a chain holds exactly these bytes. */
-bool sfs_registry_text_equals(SfsRegistry *registry, uint32_t first, const void *bytes,
-                              size_t length);
 
 /* --- times ----------------------------------------------------------------------------------- */
 

@@ -221,5 +221,35 @@ sfs_request_remember(SfsChange *changes, unsigned n)
 bool
 sfs_request_done(void)
 {
-    return current.found;
+    return current.found && !record(current.requests, current.done)->intended;
+}
+
+void
+sfs_request_intend(uint64_t value)
+{
+    SfsRegistry *registry = current.requests != NULL ? current.requests->registry : NULL;
+    SfsDoneRec *rec;
+
+    if (registry == NULL || current.done != SFS_NO_SLOT)
+        return;
+    rec = sfs_registry_alloc(registry, SFS_TABLE_DONE, &current.done);
+    if (rec == NULL) {
+        current.done = SFS_NO_SLOT;
+        return;
+    }
+    rec->unique = current.number;
+    rec->intended = 1;
+    rec->value = value;
+    sfs_registry_publish(registry, SFS_TABLE_DONE, current.done);
+}
+
+bool
+sfs_request_intended(uint64_t *value)
+{
+    const SfsDoneRec *rec = current.found ? record(current.requests, current.done) : NULL;
+
+    if (rec == NULL || !rec->intended)
+        return false;
+    *value = rec->value;
+    return true;
 }

@@ -12,6 +12,9 @@
  * Either becomes valid by the same store as the effect, so there is no moment at which one is there
  * without the other. Requests that failed have done nothing and are not remembered.
  *
+ * For what happens outside of the registry, and so cannot be remembered in one step with it, there
+ * is an intention (sfs_request_intend()): whoever finds it has to look whether it was carried out.
+ *
  * A number in a record needs no clearing. The records of the second kind are freed when their
  * request has been answered; those that a death leaves behind when the next worker has seen all
  * that comes again, and theirs is not among it.
@@ -75,6 +78,11 @@ unsigned sfs_request_remember(SfsChange *changes, unsigned n);
 
 /* Whether that was so already. */
 bool sfs_request_done(void);
+
+/* Notes what it is about to do; the record is valid when this returns. */
+void sfs_request_intend(uint64_t value);
+/* Whether it has noted that already. */
+bool sfs_request_intended(uint64_t *value);
 
 /* It goes on on another thread, that begins it anew. */
 void sfs_request_put_off(void);

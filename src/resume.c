@@ -419,9 +419,11 @@ adopt_views(SfsMount *mount, SfsBacking **by_view)
     {
         ViewOrder one = {slot, order_of(mount, rec)};
 
-        if (opens[slot] == 0)
+        if (opens[slot] == 0) {
+            if (rec->backing_id != 0)
+                sfs_passthrough_unregister(mount->device, rec->backing_id);
             sfs_registry_release(mount->registry, SFS_TABLE_VIEWS, slot);
-        else
+        } else
             g_array_append_val(order, one);
     }
     g_array_sort(order, bases_first);
@@ -516,6 +518,11 @@ sweep_backing_ids(SfsMount *mount)
         if (rec->backing_id != 0)
             g_hash_table_add(used, GINT_TO_POINTER(rec->backing_id));
     }
+    EACH_LIVE(mount, SFS_TABLE_VIEWS, SfsViewRec, rec, slot)
+    {
+        if (rec->backing_id != 0)
+            g_hash_table_add(used, GINT_TO_POINTER(rec->backing_id));
+    }
     for (int i = 0; i < SFS_RUNNING_MAX; i++) {
         int32_t id = atomic_exchange(&header->withdrawing[i], 0);
 
@@ -585,6 +592,7 @@ sfs_resume_adopt(SfsResume *resume, SfsMount *mount)
     SFS_FAULT_POINT();
     sfs_locks_adopt(mount);
     sfs_store_adopted(mount->store);
+    sfs_views_finish_commits(mount);
     sweep_descriptors(mount);
     SFS_FAULT_POINT();
     sfs_registry_sweep_text(mount->registry);

@@ -185,6 +185,8 @@ sfs_section_set_size(SfsMount *mount, const SfsTarget *target, const SfsHandle *
         r = sfs_section_check_writable(target);
     else if ((handle->rec->flags & O_ACCMODE) == O_RDONLY && !(handle->rec->flags & O_TRUNC))
         r = -EINVAL; /* as ftruncate(2) has it */
+    if (r == 0 && sfs_view_is_readonly(mount, target))
+        r = sfs_section_refuse(target, -EACCES, "the view is for reading only");
     if (r < 0)
         return r;
     r = sfs_section_check_size(mount, target, handle, (uint64_t)size);

@@ -2,13 +2,15 @@
 /* Bytes of open sections and views: what was decided at open is only done here. */
 #include "section-internal.h"
 
-#include "util.h"
-
+#include "request.h"
 #include <string.h>
 
 /* The most that one copy request moves: a request must not hold a thread for long. */
 #define COPY_AT_A_TIME ((size_t)8 << 20)
 #define COPY_BUFFER ((size_t)256 << 10)
+
+/* How much of what others have appended is looked through, besides. */
+#define APPENDED_BY_OTHERS ((uint64_t)1 << 20)
 
 /* For operations through a handle: it has bytes, and was opened for writing. (The kernel checks the
  * latter as well; but it is not the one whose file this is.) */
@@ -20,17 +22,6 @@ check_handle(const SfsHandle *handle, bool writes)
     if (writes && (handle->rec->flags & O_ACCMODE) == O_RDONLY)
         return -EBADF;
     return 0;
-}
-
-/* Through a descriptor that notes no access; -1 where that is not to be had: to leave no trace in
- * files of others takes a privilege. */
-static int
-open_quietly(int fd)
-{
-    char path[32];
-
-    g_snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    return open(path, O_RDONLY | O_NOATIME | O_CLOEXEC | O_NONBLOCK);
 }
 
 static void
@@ -53,16 +44,42 @@ sfs_section_read(SfsMount *mount, SfsHandle *handle, void *buf, size_t size, off
     if (r < 0)
         return r;
     ops = handle->backing->ops;
-    if (quietly && ops->accessed == NULL) {
-        sfs_autofd fd = open_quietly(sfs_backing_data_fd(handle->backing));
-
-        if (fd >= 0)
-            return sfs_pread_full(fd, buf, size, offset);
-    }
+    if (quietly && ops->read_quietly != NULL)
+        return ops->read_quietly(handle->backing, buf, size, offset);
     n = ops->read(handle->backing, buf, size, offset);
     if (n > 0 && !quietly)
         note_access(handle);
     return n;
+}
+
+static uint64_t
+end_of(SfsBacking *backing)
+{
+    struct stat st;
+
+    return backing->ops->stat(backing, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+/* Appending to a real file is the one write that must not be done twice: others are at an offset
+ * that the kernel has chosen. Whether this very request has done so at an earlier worker shows in
+ * what follows the end that the file had then; others, past the mount, may have appended as well.
+ */
+static bool
+was_appended(SfsBacking *backing, const void *bytes, size_t size)
+{
+    g_autofree char *tail = NULL;
+    uint64_t from, end;
+    ssize_t n;
+
+    if (size == 0 || !sfs_request_intended(&from))
+        return false;
+    end = end_of(backing);
+    if (end < from + size)
+        return false;
+    end = MIN(end, from + 16 * (uint64_t)size + APPENDED_BY_OTHERS);
+    tail = g_malloc(end - from);
+    n = backing->ops->read(backing, tail, end - from, (off_t)from);
+    return n >= (ssize_t)size && memmem(tail, (size_t)n, bytes, size) != NULL;
 }
 
 ssize_t
@@ -71,11 +88,17 @@ sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, size_t si
 {
     /* Written back pages come with any handle of the inode that can write. */
     int r = check_handle(handle, true);
+    bool appends =
+        r == 0 && how & SFS_WRITE_APPEND && strcmp(handle->backing->ops->kind, "file") == 0;
 
+    if (appends && was_appended(handle->backing, buf, size))
+        return (ssize_t)size;
     if (r == 0)
         r = sfs_section_admit_write(mount, handle, offset, &size, how);
     if (r < 0)
         return r;
+    if (appends)
+        sfs_request_intend(end_of(handle->backing));
     return handle->backing->ops->write(handle->backing, buf, size, offset, how);
 }
 

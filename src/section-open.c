@@ -138,16 +138,6 @@ may_change_mode(const SfsNodeRec *rec, SfsBacking *backing)
     return rec->backing_id == 0 || sfs_passthrough_sole_user(sfs_backing_data_fd(backing));
 }
 
-/* Ids rise: a later worker looks near the highest for those that no record has come to name. */
-static void
-note_backing_id(SfsMount *mount, int32_t id)
-{
-    int32_t last = atomic_load(&mount->header->last_backing_id);
-
-    while (id > last && !atomic_compare_exchange_weak(&mount->header->last_backing_id, &last, id))
-        ;
-}
-
 /* How the I/O of a node that nobody has open is to be done. Node locked. @privileged: who runs it
  * gets rights from it, which a write has to take off; the kernel does not, for writes that it
  * passes through. But what was passed through once may still be mapped that way, and two ways at
@@ -165,7 +155,7 @@ choose_io_mode(SfsMount *mount, SfsNodeRec *rec, SfsBacking *backing, bool privi
                                           rec->kind == SFS_KIND_FILE ? rec->file_gid : getegid());
         if (id > 0) {
             rec->backing_id = id;
-            note_backing_id(mount, id);
+            sfs_passthrough_note(&mount->header->last_backing_id, id);
             return SFS_IO_PASSTHROUGH;
         }
         rec->no_passthrough = 1;
@@ -306,10 +296,16 @@ open_section(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpe
 }
 
 static int
-open_view(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpenReply *reply)
+open_view(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, bool writes,
+          SfsHandle *handle, SfsOpenReply *reply)
 {
     SfsNodeRec *rec = target->rec;
     struct stat section;
+    SfsViewWish wish = {.section = &section,
+                        .caller = caller,
+                        .writes = writes,
+                        .joined = target->class == SFS_CLASS_OWN && rec->cow == SFS_COW_SECTION};
+    SfsViewAccess access;
     int r = 0;
 
     sfs_node_lock(mount->nodes, target->slot);
@@ -325,12 +321,25 @@ open_view(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpenRe
         return r;
     r = sfs_section_stat(mount, target, NULL, &section);
     if (r == 0)
-        r = sfs_view_open(mount, target, &section, &handle->backing, &handle->rec->view,
-                          &reply->keep_cache);
-    if (r < 0)
+        r = sfs_view_open(mount, target, &wish, &access);
+    if (r < 0) {
         sfs_lifetime_view_closed(mount, target->slot);
-    reply->mode = SFS_IO_CACHED;
-    return r;
+        return r == -EACCES ? sfs_section_refuse(target, r, "the view is for reading only") : r;
+    }
+    handle->backing = access.backing;
+    handle->rec->view = access.slot;
+    reply->mode = access.backing_id != 0 ? SFS_IO_PASSTHROUGH : SFS_IO_CACHED;
+    reply->backing_id = access.backing_id;
+    reply->keep_cache = access.shared;
+    return 0;
+}
+
+bool
+sfs_section_open_may_wait(SfsMount *mount, const SfsTarget *target, int flags)
+{
+    bool writes = (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC);
+
+    return sfs_target_is_view(target) && sfs_view_open_may_wait(mount, target, writes);
 }
 
 static int
@@ -385,8 +394,14 @@ find_made(SfsMount *mount, const SfsTarget *target, SfsHandle **handle, SfsOpenR
         sfs_node_lock(mount->nodes, target->slot);
         fill_reply(target->rec, (*handle)->rec, reply);
         sfs_node_unlock(mount->nodes, target->slot);
+    } else if (sfs_target_is_view(target)) {
+        const SfsViewRec *view =
+            sfs_registry_get(mount->registry, SFS_TABLE_VIEWS, (*handle)->rec->view);
+
+        reply->backing_id = view->backing_id;
+        reply->mode = view->backing_id != 0 ? SFS_IO_PASSTHROUGH : SFS_IO_CACHED;
     } else {
-        reply->mode = sfs_target_is_view(target) ? SFS_IO_CACHED : SFS_IO_DIRECT;
+        reply->mode = SFS_IO_DIRECT;
     }
     return true;
 }
@@ -431,7 +446,7 @@ sfs_section_open(SfsMount *mount, const SfsTarget *target, int flags, const SfsC
     handle->flock_fd = -1;
     handle->text = text != NULL ? g_bytes_ref(text) : NULL;
     if (target->class == SFS_CLASS_COW || target->class == SFS_CLASS_OWN)
-        r = open_view(mount, target, handle, reply);
+        r = open_view(mount, target, caller, writes, handle, reply);
     else if (target->class == SFS_CLASS_NODE)
         r = open_section(mount, target, handle, reply);
     else

@@ -276,16 +276,22 @@ sfs_section_admit_write(SfsMount *mount, const SfsHandle *handle, off_t offset, 
 
 /* --- policies -------------------------------------------------------------------------------- */
 
-/* Node locked. */
+/* Node locked. @used: somebody has it open or mapped. */
 static int
-change_policy(SfsMount *mount, const SfsTarget *target, const SfsPolicy *policy)
+change_policy(SfsMount *mount, const SfsTarget *target, SfsPolicyKey key, const SfsPolicy *policy,
+              bool used)
 {
     SfsNodeRec *rec = target->rec;
 
+    if (rec->doomed)
+        return -ESTALE; /* too late: its name is about to go */
     if (S_ISREG(rec->mode) && minds_writes(rec, policy) && !minds_writes(rec, &rec->policy) &&
         rec->native_writers > 0)
         return -EBUSY;
     rec->policy = *policy;
+    /* Whoever uses it by its name uses it for the first time, as it were. */
+    if (key == SFS_POLICY_LIFETIME)
+        rec->opened = rec->nlink > 0 && used;
     sfs_time_set(&rec->ctime, sfs_now());
     return 0;
 }
@@ -313,17 +319,19 @@ sfs_section_set_policy(SfsMount *mount, const SfsTarget *target, const SfsCaller
     if (r < 0)
         return r;
     do {
+        uint32_t generation = rec->generation;
+        bool used = key == SFS_POLICY_LIFETIME && sfs_lifetime_is_used(mount, target->slot);
+
         sfs_node_lock(mount->nodes, target->slot);
         policy = rec->policy;
         was_committed = is_committed(rec, &policy);
         r = sfs_policy_parse(&policy, key, value);
+        if (r == 0 && generation != rec->generation)
+            r = -EAGAIN; /* opened since it was looked at */
         if (r == 0)
-            r = change_policy(mount, target, &policy);
-        /* Whoever has it open by its name uses it for the first time, as it were. */
-        if (r == 0 && key == SFS_POLICY_LIFETIME)
-            rec->opened = rec->nlink > 0 && (rec->opens > 0 || rec->views > 0);
+            r = change_policy(mount, target, key, &policy, used);
         sfs_node_unlock(mount->nodes, target->slot);
-    } while (r == -EBUSY && sfs_lifetime_wait(mount, target->slot, deadline));
+    } while (r == -EAGAIN || (r == -EBUSY && sfs_lifetime_wait(mount, target->slot, deadline)));
     if (r == -EBUSY)
         return sfs_section_refuse(target, r, "a handle is open that could write past this policy");
     if (r == 0 && S_ISREG(rec->mode) && is_committed(rec, &policy) && !was_committed) {
@@ -346,7 +354,9 @@ sfs_section_private(SfsMount *mount, const SfsTarget *target)
 
     if (sfs_target_is_view(target))
         backing = sfs_view_backing(mount, target);
-    return backing != NULL ? sfs_backing_cow_private(backing) : 0;
+    return backing != NULL && backing->ops->private_bytes != NULL
+               ? backing->ops->private_bytes(backing)
+               : 0;
 }
 
 const char *
@@ -355,8 +365,10 @@ sfs_section_io_mode(SfsMount *mount, const SfsTarget *target)
     const SfsNodeRec *rec = target->rec;
     SfsIoMode mode = rec->io_mode;
 
-    if (sfs_target_is_view(target) || rec->protect == SFS_PROTECT_WRITECOPY)
-        return "cached";
+    if (sfs_target_is_view(target))
+        return sfs_view_mode_name(mount, target);
+    if (rec->protect == SFS_PROTECT_WRITECOPY)
+        return "overlay";
     if (mode == SFS_IO_UNDECIDED) {
         if (mount->header->passthrough && !rec->no_passthrough && !rec->bounded)
             mode = SFS_IO_PASSTHROUGH;

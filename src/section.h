@@ -16,6 +16,7 @@
 #include "caller.h"
 #include "mount.h"
 #include "node.h"
+#include "section-ioctl.h"
 
 /* An open file; what FUSE's fh stands for. Owned by the sections from open to release. */
 typedef struct {
@@ -103,6 +104,12 @@ int sfs_section_allocate(SfsMount *mount, SfsHandle *handle, int mode, off_t off
 off_t sfs_section_seek(SfsMount *mount, SfsHandle *handle, off_t offset, int whence);
 int sfs_section_sync(SfsMount *mount, SfsHandle *handle, bool data_only);
 
+/* What section-ioctl.h says of an open view, each under the same name. -ENOTTY: it is none. The
+ * last two have the kernel write back: they must not run on a thread that answers it. */
+int sfs_section_view_diff(SfsMount *mount, SfsHandle *handle, SectionDiff *diff);
+int sfs_section_view_reset(SfsMount *mount, SfsHandle *handle);
+int sfs_section_view_commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *caller);
+
 /* As copy_file_range(2): may copy less than asked for. */
 ssize_t sfs_section_copy(SfsMount *mount, SfsHandle *from, off_t from_offset, SfsHandle *to,
                          off_t to_offset, size_t length);
@@ -162,6 +169,9 @@ void sfs_section_holders(SfsMount *mount, const SfsTarget *target, GString *text
 /* Bytes of it that are in memory, and in swap. False: the kernel does not say. */
 bool sfs_section_memory(SfsMount *mount, const SfsTarget *target, uint64_t *resident,
                         uint64_t *swapped);
+
+/* Whether opening it may have to wait for this very mount. */
+bool sfs_section_open_may_wait(SfsMount *mount, const SfsTarget *target, int flags);
 
 /* Bytes private to the view that @target is; 0 when it is none, or not open. */
 uint64_t sfs_section_private(SfsMount *mount, const SfsTarget *target);

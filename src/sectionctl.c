@@ -10,6 +10,7 @@
 #include "config.h"
 
 #include "section-client.h"
+#include "sectionctl-cow.h"
 
 #include <errno.h>
 #include <glib.h>
@@ -374,6 +375,23 @@ run_set(GOptionContext *context, char **argv)
 }
 
 static int
+run_cow(GOptionContext *context, char **argv)
+{
+    g_auto(GStrv) operands = NULL;
+    g_autoptr(GError) error = NULL;
+    int status;
+
+    if (!parse(context, "cow", NULL, argv, 2, 3, "VERB or VIEW", &operands))
+        return EXIT_USAGE;
+    status = sectionctl_cow(operands, &error);
+    if (status == EXIT_USAGE)
+        usage_error("cow", "%s", error->message);
+    else if (status != EXIT_SUCCESS)
+        failed(error);
+    return status;
+}
+
+static int
 run_stats(GOptionContext *context, char **argv)
 {
     g_auto(GStrv) operands = NULL;
@@ -440,6 +458,22 @@ static const Command commands[] = {
         "  sectionctl set /mnt/buffer lifetime=permanent limit=1G\n"
         "  sectionctl set /mnt/scratch.d lifetime=temporary delete=busy",
         run_set,
+    },
+    {
+        "cow",
+        "VERB VIEW [FILE]",
+        "Look at an open copy-on-write view, drop or keep what it holds",
+        "VIEW is an open view, by a path such as /proc/PID/fd/N or /dev/fd/N, or the name of an "
+        "open\n"
+        "section with cow=section. The verbs are\n"
+        "  diff         print the ranges that are its own: offset and length in bytes\n"
+        "  reset        drop them: the view is as the section is now\n"
+        "  commit       write them into the section, which you must be allowed to write\n"
+        "  export FILE  write all of the view to a new file, with holes where it has them\n"
+        "\n"
+        "Example:\n"
+        "  exec 3<>/mnt/.cow/db; ...; sectionctl cow diff /dev/fd/3",
+        run_cow,
     },
     {
         "stats",

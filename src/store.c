@@ -71,7 +71,7 @@ set_size(int context, uint64_t bytes)
 }
 
 int
-sfs_store_make_tmpfs(uint64_t limit, GError **error)
+sfs_store_make_tmpfs(uint64_t limit, bool no_atime, GError **error)
 {
     sfs_autofd context = fsopen("tmpfs", FSOPEN_CLOEXEC);
     int mount = -1;
@@ -80,7 +80,9 @@ sfs_store_make_tmpfs(uint64_t limit, GError **error)
         fsconfig(context, FSCONFIG_SET_STRING, "nr_inodes", "0", 0) == 0 &&
         fsconfig(context, FSCONFIG_SET_STRING, "mode", "0700", 0) == 0 &&
         fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
-        mount = fsmount(context, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+        mount = fsmount(context, FSMOUNT_CLOEXEC,
+                        MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
+                            (no_atime ? MOUNT_ATTR_NOATIME : MOUNT_ATTR_RELATIME));
     if (mount < 0)
         g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno),
                     "cannot make the private tmpfs: %s", g_strerror(errno));

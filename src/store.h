@@ -30,8 +30,8 @@ typedef enum {
 } SfsStoreUse;
 
 /* Makes the private tmpfs and returns its descriptor; -1 and @error where this process may not.
- * @limit in bytes, 0: none. Keeper only. */
-int sfs_store_make_tmpfs(uint64_t limit, GError **error);
+ * @limit in bytes, 0: none; @no_atime: reading leaves no trace. Keeper only. */
+int sfs_store_make_tmpfs(uint64_t limit, bool no_atime, GError **error);
 
 /* @tmpfs: descriptor of the private tmpfs, not taken over; -1: count memfds. @link: to the keeper.
  */

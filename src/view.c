@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "view.h"
 
-#include "section.h"
+#include "passthrough.h"
 #include "util.h"
 
 typedef struct {
@@ -9,10 +9,12 @@ typedef struct {
     uint32_t slot;
     SfsViewRec *rec;
     uint32_t node;
+    int backing_id; /* ours to withdraw, 0: none */
     SfsBacking *backing;
 } View;
 
 struct SfsViews {
+    SfsViewMaker *maker;
     GMutex lock;
     GHashTable *by_nodeid; /* of View */
 };
@@ -22,6 +24,7 @@ sfs_views_new(void)
 {
     SfsViews *views = g_new0(SfsViews, 1);
 
+    views->maker = sfs_view_maker_new();
     g_mutex_init(&views->lock);
     views->by_nodeid = g_hash_table_new(g_int64_hash, g_int64_equal);
     return views;
@@ -34,6 +37,7 @@ sfs_views_free(SfsViews *views)
         return;
     g_hash_table_unref(views->by_nodeid);
     g_mutex_clear(&views->lock);
+    sfs_view_maker_free(views->maker);
     g_free(views);
 }
 
@@ -45,9 +49,9 @@ find_locked(SfsMount *mount, uint64_t nodeid)
 
 /* A new view that nobody has seen yet. */
 static View *
-make(SfsMount *mount, const SfsTarget *target, const struct stat *section)
+make(SfsMount *mount, const SfsTarget *target, const SfsViewWish *wish)
 {
-    g_autoptr(SfsBacking) base = sfs_section_bytes(mount, target);
+    const struct stat *section = wish->section;
     uint32_t slot;
     SfsViewRec *rec = sfs_registry_alloc(mount->registry, SFS_TABLE_VIEWS, &slot);
     View *view;
@@ -59,6 +63,7 @@ make(SfsMount *mount, const SfsTarget *target, const struct stat *section)
     rec->mode = section->st_mode & 07777;
     rec->uid = section->st_uid;
     rec->gid = section->st_gid;
+    rec->readonly = !wish->writes && !wish->joined;
     rec->size = rec->base_limit = (uint64_t)section->st_size;
     sfs_time_set(&rec->atime, section->st_atim);
     sfs_time_set(&rec->mtime, section->st_mtim);
@@ -68,8 +73,9 @@ make(SfsMount *mount, const SfsTarget *target, const struct stat *section)
     view->slot = slot;
     view->rec = rec;
     view->node = target->slot;
+    view->backing = sfs_view_make(mount, mount->views->maker, target, wish, slot);
+    view->backing_id = rec->backing_id;
     sfs_registry_publish(mount->registry, SFS_TABLE_VIEWS, slot);
-    view->backing = sfs_backing_cow_new(mount->store, base, mount->registry, slot);
     sfs_node_pin(mount->nodes, target->slot);
     return view;
 }
@@ -83,7 +89,12 @@ sfs_view_adopt(SfsMount *mount, uint32_t slot, uint32_t opens, SfsBacking *base)
     view->nodeid = view->rec->nodeid;
     view->slot = slot;
     view->node = view->rec->node;
-    view->backing = sfs_backing_cow_adopt(mount->store, base, mount->registry, slot);
+    view->backing_id = view->rec->backing_id;
+    if (view->rec->kind == SFS_VIEW_COPY || view->rec->kind == SFS_VIEW_CLONE)
+        view->backing =
+            sfs_backing_copy_adopt(mount->store, mount->link, base, mount->registry, slot);
+    else
+        view->backing = sfs_backing_cow_adopt(mount->store, base, mount->registry, slot);
     atomic_store(&view->rec->opens, opens);
     sfs_node_pin(mount->nodes, view->node);
     g_hash_table_insert(mount->views->by_nodeid, &view->nodeid, view);
@@ -93,25 +104,28 @@ sfs_view_adopt(SfsMount *mount, uint32_t slot, uint32_t opens, SfsBacking *base)
 static void
 destroy(SfsMount *mount, View *view)
 {
+    if (view->backing_id != 0)
+        sfs_passthrough_unregister(mount->device, view->backing_id);
     sfs_backing_unref(view->backing);
     sfs_node_unpin(mount->nodes, view->node);
     g_free(view);
 }
 
 int
-sfs_view_open(SfsMount *mount, const SfsTarget *target, const struct stat *section,
-              SfsBacking **backing, uint32_t *slot, bool *shared)
+sfs_view_open(SfsMount *mount, const SfsTarget *target, const SfsViewWish *wish,
+              SfsViewAccess *access)
 {
     SfsViews *views = mount->views;
     View *view, *made = NULL;
+    int r = 0;
 
-    if (section->st_size > SFS_COW_SIZE_MAX)
+    if (wish->section->st_size > SFS_COW_SIZE_MAX)
         return -EFBIG;
     g_mutex_lock(&views->lock);
     view = find_locked(mount, target->nodeid);
     if (view == NULL) {
         g_mutex_unlock(&views->lock);
-        made = make(mount, target, section);
+        made = make(mount, target, wish);
         if (made == NULL)
             return -ENFILE;
         g_mutex_lock(&views->lock);
@@ -121,14 +135,90 @@ sfs_view_open(SfsMount *mount, const SfsTarget *target, const struct stat *secti
             g_hash_table_insert(views->by_nodeid, &view->nodeid, view);
         }
     }
-    *shared = view->rec->opens > 0;
-    view->rec->opens++;
-    *backing = sfs_backing_ref(view->backing);
-    *slot = view->slot;
+    if (wish->writes && view->rec->readonly) {
+        r = -EACCES;
+    } else {
+        access->shared = view->rec->opens > 0;
+        view->rec->opens++;
+        access->backing = sfs_backing_ref(view->backing);
+        access->backing_id = view->backing_id;
+        access->slot = view->slot;
+    }
     g_mutex_unlock(&views->lock);
     if (made != NULL)
         destroy(mount, made);
-    return 0;
+    return r;
+}
+
+bool
+sfs_view_open_may_wait(SfsMount *mount, const SfsTarget *target, bool writes)
+{
+    return writes && sfs_view_may_clone(mount, mount->views->maker, target);
+}
+
+void
+sfs_views_finish_commits(SfsMount *mount)
+{
+    GHashTableIter iter;
+    gpointer value;
+
+    g_hash_table_iter_init(&iter, mount->views->by_nodeid);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        View *view = value;
+        int r = view->rec->committing ? view->backing->ops->commit(view->backing) : 0;
+
+        if (r < 0)
+            g_warning("what was begun to be written into a section could not be ended: %s",
+                      g_strerror(-r));
+    }
+}
+
+uint64_t
+sfs_views_copied(SfsMount *mount)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&mount->views->lock);
+    GHashTableIter iter;
+    gpointer value;
+    uint64_t sum = 0;
+
+    g_hash_table_iter_init(&iter, mount->views->by_nodeid);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        View *view = value;
+
+        if (view->rec->kind == SFS_VIEW_COPY)
+            sum += view->backing->ops->private_bytes(view->backing);
+    }
+    return sum;
+}
+
+bool
+sfs_view_is_readonly(SfsMount *mount, const SfsTarget *target)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&mount->views->lock);
+    View *view = find_locked(mount, target->nodeid);
+
+    return view != NULL && view->rec->readonly;
+}
+
+const char *
+sfs_view_mode_name(SfsMount *mount, const SfsTarget *target)
+{
+    static const char *const names[] = {
+        [SFS_VIEW_OVERLAY] = "overlay",
+        [SFS_VIEW_BASE] = "base",
+        [SFS_VIEW_COPY] = "copy",
+        [SFS_VIEW_CLONE] = "clone",
+    };
+    SfsViews *views = mount->views;
+    SfsViewKind kind = SFS_VIEW_OVERLAY;
+    View *view;
+
+    g_mutex_lock(&views->lock);
+    view = find_locked(mount, target->nodeid);
+    if (view != NULL)
+        kind = view->rec->kind;
+    g_mutex_unlock(&views->lock);
+    return names[kind];
 }
 
 void
@@ -168,6 +258,7 @@ sfs_view_stat(SfsMount *mount, const SfsTarget *target, struct stat *st)
     st->st_mode = S_IFREG | view->rec->mode;
     st->st_uid = view->rec->uid;
     st->st_gid = view->rec->gid;
+    st->st_ctim = sfs_time_get(&view->rec->ctime);
     return true;
 }
 

@@ -32,6 +32,7 @@
 
 #include <linux/fuse.h>
 #include <stdio.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -51,6 +52,7 @@ typedef struct {
     SfsMount mount;    /* first: the session's userdata is taken for it by ops.c */
     bool refused;      /* INIT showed that the mount cannot be as it was asked for */
     SfsResume *resume; /* NULL: nobody was here before */
+    gint watched;      /* the keeper's watcher has begun */
 } Worker;
 
 /* --- INIT ------------------------------------------------------------------------------------ */
@@ -293,19 +295,35 @@ serve_all(Worker *worker)
 
 /* --- the process ----------------------------------------------------------------------------- */
 
+/* Has descriptors of its own: only the socket that shows the keeper that this process lives, and
+ * this thread that the keeper does. */
 static gpointer
 watch_keeper(gpointer data)
 {
     Worker *worker = data;
     char byte;
 
+    if (unshare(CLONE_FILES) == 0) {
+        close_range(3, SFS_FD_LIFE - 1, 0);
+        close_range(SFS_FD_LIFE + 1, ~0u, 0);
+    }
+    g_atomic_int_set(&worker->watched, 1);
     /* The keeper never says anything: this returns when it is gone. */
-    while (recv(worker->mount.link, &byte, 1, 0) < 0 && errno == EINTR)
+    while (recv(SFS_FD_LIFE, &byte, 1, 0) < 0 && errno == EINTR)
         ;
     g_critical("the keeper is gone: the mount ends");
     sfs_mountpoint_detach(worker->mount.header->config.mountpoint,
                           (dev_t)worker->mount.header->mount_dev);
     _exit(2);
+}
+
+static void
+start_watch(Worker *worker)
+{
+    g_thread_unref(g_thread_new("watch-keeper", watch_keeper, worker));
+    while (!g_atomic_int_get(&worker->watched))
+        g_usleep(50);
+    close(SFS_FD_LIFE); /* of the other threads' table */
 }
 
 static void
@@ -439,6 +457,7 @@ sfs_worker_main(void)
 #endif
     worker.mount.device = SFS_FD_DEVICE;
     worker.mount.link = SFS_FD_LINK;
+    start_watch(&worker);
     worker.resume = sfs_resume_read(&worker.mount, &ended);
     if (worker.resume != NULL && ended) {
         sfs_resume_free(worker.resume);
@@ -456,7 +475,6 @@ sfs_worker_main(void)
         if (worker.resume != NULL)
             sfs_resume_adopt(worker.resume, &worker.mount);
         tell_of_resume(&worker);
-        g_thread_unref(g_thread_new("watch-keeper", watch_keeper, &worker));
         serve_all(&worker);
     }
     close_rooms(&worker);

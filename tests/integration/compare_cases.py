@@ -1055,11 +1055,13 @@ group("watches", REAL, {
 
 Known = collections.namedtuple("Known", "cases line reason kinds modes sometimes")
 BOTH = ("passthrough", "cached")
-VIEWS = ("cow", "cowfile")
+VIEWS = ("cow", "cowfile", "cowcopy")
+OVERLAYS = ("cow", "cowfile")                    # with cow_copy_max=0
+OWN_FILE = REAL + ("cowcopy",)
 KNOWN = []
 
 
-def known(reason, cases, line=".", kinds=ALL, modes=BOTH, sometimes=False):
+def known(reason, cases, line=".", kinds=ALL + ("cowcopy",), modes=BOTH, sometimes=False):
     for pattern in [cases] if isinstance(cases, str) else cases:
         KNOWN.append(Known(pattern, line, reason, kinds, modes, sometimes))
 
@@ -1075,19 +1077,19 @@ known("FUSE has a poll operation, and so epoll takes its files", "locks: poll", 
 known("FUSE does not offer RWF_NOWAIT nor RWF_DONTCACHE", ["data: RWF_NOWAIT", "data: RWF_DONTCACHE"], "here ENOTSUP",
       kinds=("file", "cowfile"))
 known("the kernel opens the backing file with the flags of the open, and they stay", "data: RWF_NOAPPEND", "contents",
-      kinds=REAL, modes=("passthrough",))
+      kinds=OWN_FILE, modes=("passthrough",))
 known("the kernel opens the backing file with the flags of the open, and they stay", "data: F_SETFL, appending no more",
-      "contents", kinds=REAL, modes=("passthrough",))
+      "contents", kinds=OWN_FILE, modes=("passthrough",))
 known("FUSE does not pass RWF_NOAPPEND on", "data: RWF_NOAPPEND", "contents", kinds=("file",), modes=("cached",))
 known("FUSE does not check the limit for what is beyond the end and stays there", "data: limit on the size of files",
-      r"fallocate\(.*, 1, 0, 24576\): EFBIG here None|blocks=(32|40) .* here .* blocks=48", kinds=("page", "cow"))
+      r"fallocate\(.*, 1, 0, 24576\): EFBIG here None|blocks=(32|40) .* here .* blocks=48", kinds=("page", "cow", "cowcopy"))
 known("there are no inode flags", ["data: ioctl FS_IOC_GETFLAGS", "data: ioctl FS_IOC_SETFLAGS"], "here ENOTTY")
 known("FUSE has no operation for a mapping, so that nobody can note one", ["mappings: times of a store", "mappings: times of loads"],
       r"times\(.*: now, (.*) here 1000000001, \1", kinds=REAL, modes=("cached",))
 known("FUSE has no operation for a mapping, so that nobody can note one", ["mappings: times of a store", "mappings: times of loads"],
-      r"times\(.*: now, (.*) here 1000000001, \1", kinds=VIEWS)
+      r"times\(.*: now, (.*) here 1000000001, \1", kinds=OVERLAYS)
 known("FUSE does not ask for a read of no bytes, nor does it read through then", "attributes of open files: times of reading",
-      r"^5 times\(.*: now, (.*) here 1000000001, \1", kinds=("page", "cow"))
+      r"^5 times\(.*: now, (.*) here 1000000001, \1", kinds=("page", "cow", "cowcopy"))
 known("FUSE does not tell an open file description's lock from a process's", "locks: open file description locks",
       r"getlock.*-1] here .*me]")
 
@@ -1099,12 +1101,14 @@ known("names and extended attributes cannot be changed under .cow",
        "attributes of open files: xattrs of a descriptor"], kinds=VIEWS)
 known("a view cannot be larger than 4 EiB", ["fallocate: plainly, MAX - P, P", "fallocate: keeping the size, MAX - P, P",
       "copies, refused: sizes"], kinds=("cow",))
+known("a view cannot be larger than 4 EiB", ["fallocate: plainly, MAX - P, P", "fallocate: keeping the size, MAX - P, P"],
+      kinds=("cowcopy",))
 known("views can be punched and zeroed anywhere, a disk's files up to their largest size",
       ["fallocate: punching*, MAX", "fallocate: punching*, MAX - P, P", "fallocate: zeroing, keeping the size, *MAX*"],
       "EFBIG here None|contents", kinds=("cowfile",))
 known("views can be zeroed on any filesystem", ["fallocate: zeroing*", "holes: punching under two descriptors", "mappings: punched under it"],
-      kinds=("cow",))
-known("zeroing beyond the greatest size", ["fallocate: zeroing*, 0, MAX", "fallocate: zeroing*, MAX - P, P"], "EFBIG", kinds=("cow",))
+      kinds=("cow", "cowcopy"))
+known("zeroing beyond the greatest size", ["fallocate: zeroing*, 0, MAX", "fallocate: zeroing*, MAX - P, P"], "EFBIG", kinds=("cow", "cowcopy"))
 known("which pages of a view are private is the view's affair, and so where it has holes",
       ["fallocate: p*", "mappings: a store to a hole", "mappings: MADV_REMOVE"], "data_ranges", kinds=("cow",))
 known("which pages of a view are private is the view's affair, and so where it has holes",

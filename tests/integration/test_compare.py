@@ -9,6 +9,7 @@ the mount and once on the reference, and the two records must be the same. The k
     file        sections over files on a disk               plain files on the same disk
     cow         views of page-file-backed sections          copies on a tmpfs, one for each open
     cowfile     views of file-backed sections               copies on the disk, one for each open
+    cowcopy     as cow, small enough to be copies           as cow
 
 SECTIONFS_TEST_CASES: a pattern of names ("open: *"), to try those alone.
 """
@@ -1020,7 +1021,7 @@ def known_for(name, kind, mode):
             if kind in entry.kinds and mode in entry.modes and fnmatch.fnmatchcase(name, entry.cases)]
 
 
-@pytest.mark.options("dev,suid")
+@pytest.mark.options("dev,suid,cow_copy_max=0")
 @pytest.mark.parametrize("group", list(compare_cases.GROUPS))
 def test_as_the_reference(mnt, new_mount, place, user, other, group):
     kinds, cases = compare_cases.GROUPS[group]
@@ -1034,16 +1035,19 @@ def test_as_the_reference(mnt, new_mount, place, user, other, group):
     for name in ("disk", "tmp"):
         os.mkdir(f"{place}/{name}")
     users = {"user": user, "other": other}
+    mounts = {kind: mnt for kind in kinds}
+    if "cow" in kinds and mnt.mode == "passthrough":
+        mounts["cowcopy"] = new_mount("passthrough", "dev,suid")
     problems = []
     started = {}
-    for kind in kinds:                          # all at once, each in a process of its own
+    for kind in mounts:                         # all at once, each in a process of its own
         os.mkdir(f"{place}/tmp/{kind}")
-        reference = tmpfs.path if kind in ("page", "cow") else f"{place}/tmp/{kind}"
-        for side, top in ("reference", reference), ("mount", mnt.path):
+        reference = tmpfs.path if kind in ("page", "cow", "cowcopy") else f"{place}/tmp/{kind}"
+        for side, top in ("reference", reference), ("mount", mounts[kind].path):
             child = started[kind, side] = util.Child(names={"run_cases": run_cases})
             child.begin("run_cases(*arguments)", _kind="get",
                         arguments=(cases, side, kind, top, f"{place}/disk", users))
-    for kind in kinds:
+    for kind in mounts:
         expected, found = started[kind, "reference"].finish(), started[kind, "mount"].finish()
         used, listed = set(), {}
         for name, _ in cases:

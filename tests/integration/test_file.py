@@ -3,12 +3,13 @@
 
 import errno
 import os
+import shutil
 import socket
 import stat
 
 import pytest
 
-from util import (GIB, MIB, PAGE, call, extents, fallocate, link_fd, mapped, opened, pairs, pattern,
+from util import (GIB, MIB, PAGE, call, eventually, extents, fallocate, link_fd, mapped, opened, pairs, pattern,
                   read, refused, run, sha, write, write_all)
 
 every_mode = pytest.mark.modes("passthrough", "cached", "user")
@@ -221,6 +222,20 @@ def test_appending_through_the_section(mnt, real):
     with opened(mnt / "x", os.O_WRONLY | os.O_APPEND) as fd:
         os.write(fd, b"at the end")
     assert read(real) == pattern("real", MIB + 100) + b"at the end"
+
+
+def test_appends_on_both_sides_do_not_overwrite_each_other(mnt, place):
+    write(f"{place}/log", b"")
+    back_by(mnt / "log", f"{place}/log")
+    children = [mnt.child() for _ in range(4)]
+    for number, child in enumerate(children):
+        child.begin("fd = os.open(path, os.O_WRONLY | os.O_APPEND)\n"
+                    "for line in range(200): os.write(fd, b'%d:%03d\\n' % (number, line))",
+                    path=mnt / "log" if number % 2 else f"{place}/log", number=number)
+    for child in children:
+        child.finish()
+    lines = read(f"{place}/log").split()
+    assert sorted(lines) == [b"%d:%03d" % (n, i) for n in range(4) for i in range(200)]
 
 
 def test_modification_time_is_the_files(mnt, real):
@@ -565,3 +580,27 @@ def test_read_only_bind_mount_gives_a_readonly_section(mnt, real, place):
     with refused(errno.EACCES):
         os.open(mnt / "x", os.O_RDWR)
     assert read(mnt / "x") == read(real)
+
+
+def test_the_file_itself_cannot_be_run_while_it_may_be_written(mnt, place):
+    programs = f"{place}/programs"
+    os.mkdir(programs)
+    for name in "writable", "readonly":
+        shutil.copy("/bin/true", f"{programs}/{name}")
+    run("mount", "--bind", "-o", "ro", programs, programs)      # root may write everything else
+    back_by(mnt / "readonly", f"{programs}/readonly", 0o755)
+    run("umount", "-l", programs)
+    back_by(mnt / "writable", f"{programs}/writable", 0o755)
+    run(mnt / "writable")
+    run(mnt / "readonly")
+    run(f"{programs}/readonly")
+    with refused(errno.ETXTBSY):
+        run(f"{programs}/writable")
+    os.unlink(mnt / "writable")
+
+    def runs():
+        try:
+            return run(f"{programs}/writable").returncode == 0
+        except OSError as error:
+            assert error.errno == errno.ETXTBSY
+    eventually(runs)

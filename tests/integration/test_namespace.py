@@ -392,6 +392,48 @@ def test_fifo_connects_two_processes(mnt):
     assert child.get("data") == b"through the fifo"
 
 
+def test_device_nodes_on_a_mount_without_devices(mnt):
+    """They can be made and looked at; opening is what the kernel refuses, unless mounted with "dev"."""
+    os.mknod(mnt / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    os.mknod(mnt / "loop", stat.S_IFBLK | 0o666, os.makedev(7, 0))
+    assert os.stat(mnt / "null").st_rdev == os.makedev(1, 3)
+    assert stat.S_ISBLK(os.stat(mnt / "loop").st_mode)
+    for name in "null", "loop":
+        with refused(errno.EACCES):
+            os.open(mnt / name, os.O_RDONLY)
+        os.unlink(mnt / name)
+
+
+def test_every_file_has_an_inode_number_of_its_own_that_stays(mnt):
+    def numbers():
+        found = {}
+        for folder, names, files in os.walk(mnt.path):
+            for name in names + files:
+                found[name] = os.lstat(os.path.join(folder, name)).st_ino
+        return found
+    for folder in "d", "d/e", "f":
+        os.mkdir(mnt / folder)
+    for n in range(50):
+        write(mnt / f"d/section{n}", b"x" * (n % 3))
+        os.symlink("none", mnt / f"d/e/link{n}")
+        os.mkfifo(mnt / f"f/fifo{n}")
+    before = numbers()
+    assert len(set(before.values()) | {os.stat(mnt.path).st_ino}) == len(before) + 1 == 154
+    for n in range(0, 50, 2):
+        os.rename(mnt / f"d/section{n}", mnt / f"f/section{n}")
+        write(mnt / f"f/section{n}", b"more")
+        os.truncate(mnt / f"d/section{n + 1}", n)
+    os.rename(mnt / "d/e", mnt / "e")
+    assert numbers() == before
+    # What is made in the place of another is another.
+    os.unlink(mnt / "f/section0")
+    write(mnt / "f/section0", b"")
+    after = numbers()
+    assert after.pop("section0") not in before.values()
+    del before["section0"]
+    assert after == before
+
+
 @posix
 def test_unix_socket_connects_two_processes(mnt):
     server = socket.socket(socket.AF_UNIX)

@@ -60,29 +60,29 @@ def test_the_mount_has_nt_semantics(mnt):
 
 # --- Creation, sizes, names -----------------------------------------------------------------------
 
-@pytest.mark.parametrize("size", [36, 0x3456, 0x3452])
-def test_w01_sections_over_files_have_exactly_the_size_asked_for(mnt, file, size):
+def test_w01_sections_over_files_have_exactly_the_size_asked_for(mnt, file):
     """W1, kernel32 virtual.c, NtQuerySection on file mappings."""
     real = file(0x4000)
-    make(mnt / "x", file=real, length=size)
-    assert os.stat(mnt / "x").st_size == size
-    assert key(mnt / "x", "size") == str(size)
-    assert read(mnt / "x") == read(real)[:size]
+    for size in (36, 0x3456, 0x3452):
+        path = make(mnt / f"x{size}", file=real, length=size)
+        assert os.stat(path).st_size == size
+        assert key(path, "size") == str(size)
+        assert read(path) == read(real)[:size]
 
 
-@pytest.mark.parametrize("size,whole", [(4090, 4096), (0x3452, 0x4000), (0x123, 0x1000)])
-def test_w02_page_sections_take_whole_pages(mnt, size, whole):
+def test_w02_page_sections_take_whole_pages(mnt):
     """W2, kernel32 virtual.c and ReactOS NtQuerySection.c. There the size that is told is rounded
     as well; here a size is what was asked for, and the memory is what is rounded."""
-    before = mnt.stats()["size_used"]
-    make(mnt / "x", size=size)
-    assert os.stat(mnt / "x").st_size == size
-    assert os.stat(mnt / "x").st_blocks * 512 == whole
-    assert mnt.stats()["size_used"] - before == whole
-    with opened(mnt / "x") as fd:
-        view = View(fd, whole)
-        view.write(whole - 1, b"!")             # the whole page is there to be touched
-        view.close()
+    for size, whole in (4090, 4096), (0x3452, 0x4000), (0x123, 0x1000):
+        before = mnt.stats()["size_used"]
+        path = make(mnt / f"x{size}", size=size, lifetime="permanent")
+        assert os.stat(path).st_size == size
+        assert os.stat(path).st_blocks * 512 == whole
+        assert mnt.stats()["size_used"] - before == whole
+        with opened(path) as fd:
+            view = View(fd, whole)
+            view.write(whole - 1, b"!")         # the whole page is there to be touched
+            view.close()
 
 
 def test_w03_without_a_size_it_has_the_files(mnt, file):
@@ -102,12 +102,12 @@ def test_w04_without_a_size_an_empty_file_is_refused(mnt, file):
     assert os.listdir(mnt.path) == [] and read(real) == b""
 
 
-@pytest.mark.parametrize("protect", ["readonly", "writecopy"])
-def test_w05_a_readonly_section_longer_than_its_file_is_refused(mnt, file, protect):
+def test_w05_a_readonly_section_longer_than_its_file_is_refused(mnt, file):
     """W5, kernel32 virtual.c and ReactOS ZwCreateSection.c: SECTION_TOO_BIG."""
     real = file(36)
-    with refused(errno.EFBIG):
-        make(mnt / "x", file=real, length=37, protect=protect)
+    for protect in ("readonly", "writecopy"):
+        with refused(errno.EFBIG):
+            make(mnt / "x", file=real, length=37, protect=protect)
     assert os.listdir(mnt.path) == []
     assert os.stat(real).st_size == 36 and read(real) == pattern("real", 36)
 
@@ -431,7 +431,7 @@ def attempt(function):
 def test_w17_a_handle_allows_what_it_was_opened_for(mnt, file, kind):
     """W17, kernel32 virtual.c: a handle with MAP_READ alone gives no writable view, one with
     MAP_WRITE alone no view at all (a view for writing is one for reading as well, there too)."""
-    path, data = section(mnt, kind, file)
+    path, data = section(mnt, kind, file, lifetime="permanent")
     with opened(path, os.O_RDONLY) as fd:
         View(fd, PAGE, prot=R).close()
         with refused(errno.EACCES):
@@ -490,16 +490,16 @@ def test_w18_a_file_that_may_only_be_read_backs_no_writable_section(mnt, file, u
     assert sorted(os.listdir(mnt.path)) == ["readonly", "writecopy"]
 
 
-@pytest.mark.parametrize("value", ["", "noaccess", "execute", "0", "writeonly", "READONLY",
-                                   "readonly|readwrite", "readonly,writecopy", "readonly\n",
-                                   "readonly writecopy", "guard", "nocache", "writecombine"])
-def test_w19_protections_that_do_not_exist_are_refused(mnt, value):
+def test_w19_protections_that_do_not_exist_are_refused(mnt):
     """W19, kernel32 virtual.c and ReactOS ZwCreateSection.c: NOACCESS, bare EXECUTE, 0 and
     combinations."""
     make(mnt / "x", size=PAGE)
-    with refused(errno.EINVAL):
-        set_keys(mnt / "x", protect=value)
-    assert key(mnt / "x", "protect") == "readwrite"
+    for value in ("", "noaccess", "execute", "0", "writeonly", "READONLY", "readonly|readwrite",
+                  "readonly,writecopy", "readonly\n", "readonly writecopy", "guard", "nocache",
+                  "writecombine"):
+        with refused(errno.EINVAL):
+            set_keys(mnt / "x", protect=value)
+        assert key(mnt / "x", "protect") == "readwrite"
 
 
 ACCESS = {"r": os.O_RDONLY, "w": os.O_WRONLY, "rw": os.O_RDWR}
@@ -545,31 +545,29 @@ def test_w20_a_store_into_a_readonly_view_faults(mnt, access):
     assert child.wait() == -11                          # SIGSEGV
 
 
-@kinds
-@pytest.mark.parametrize("commit", ["commit", "reserve"])
-def test_w21_commit_and_reserve(mnt, file, kind, commit):
+def test_w21_commit_and_reserve(mnt, file):
     """W21, kernel32 virtual.c, the rows of the flag matrix that are about COMMIT and RESERVE: both
     are accepted, also over a file, where they change nothing, and told afterwards."""
-    before = mnt.stats()["size_used"]
-    if kind == "file":
-        real = file(PAGE)
-        make(mnt / "x", file=real, commit=commit)
-        assert os.stat(real).st_blocks == os.stat(mnt / "x").st_blocks
-    else:
-        make(mnt / "x", size=MIB, commit=commit)
-    assert key(mnt / "x", "commit") == commit
-    used = mnt.stats()["size_used"] - before
-    assert used == (MIB if (kind, commit) == ("page", "commit") else 0)
+    for commit in ("commit", "reserve"):
+        before = mnt.stats()["size_used"]
+        real = file(PAGE, commit)
+        path = make(mnt / f"file-{commit}", file=real, commit=commit)
+        assert os.stat(real).st_blocks == os.stat(path).st_blocks
+        assert key(path, "commit") == commit
+        assert mnt.stats()["size_used"] == before
+        path = make(mnt / f"page-{commit}", size=MIB, commit=commit)
+        assert key(path, "commit") == commit
+        assert mnt.stats()["size_used"] - before == (MIB if commit == "commit" else 0)
 
 
-@pytest.mark.parametrize("name", ["image", "nocache", "writecombine", "largepages", "based"])
-def test_w21_what_does_not_exist_here_is_refused(mnt, name):
+def test_w21_what_does_not_exist_here_is_refused(mnt):
     """W21, kernel32 virtual.c, the other rows: image, large-page, uncached and based sections."""
     make(mnt / "x", size=PAGE)
-    with refused(errno.EINVAL):
-        set_keys(mnt / "x", **{name: "1"})
-    with refused(errno.EINVAL):
-        set_keys(mnt / "x", commit=name)
+    for name in ("image", "nocache", "writecombine", "largepages", "based"):
+        with refused(errno.EINVAL):
+            set_keys(mnt / "x", **{name: "1"})
+        with refused(errno.EINVAL):
+            set_keys(mnt / "x", commit=name)
 
 
 # --- Lifetime -------------------------------------------------------------------------------------
@@ -645,31 +643,28 @@ PERMANENCE = [
 ]
 
 
-@pytest.mark.parametrize("steps,when,stays", PERMANENCE)
-def test_w23_the_matrix_of_permanence(mnt, steps, when, stays):
+def test_w23_the_matrix_of_permanence(mnt):
     """W23, ntdll om.c: temporary objects vanish with their last handle, permanent ones stay, and
     either becomes the other."""
-    make(mnt / "x", size=PAGE)
-    handles = []
-    for value, open_now in zip(steps.split(), when):
-        if open_now == "o" and not handles:
-            handles.append(os.open(mnt / "x", os.O_RDWR))
-        set_keys(mnt / "x", lifetime=value)
-        assert key(mnt / "x", "lifetime") == value
-    for fd in handles:
-        os.close(fd)
-    if stays:
-        eventually(lambda: mnt.stats()["handles"] == 0)
-        assert os.path.exists(mnt / "x")
-        if steps.endswith("temporary"):
-            os.close(os.open(mnt / "x", os.O_RDONLY))
-            gone(mnt / "x")
-        else:
-            os.close(os.open(mnt / "x", os.O_RDONLY))
-            eventually(lambda: mnt.stats()["handles"] == 0)
-            assert os.path.exists(mnt / "x")
-    else:
-        gone(mnt / "x")
+    for number, (steps, when, _) in enumerate(PERMANENCE):
+        path = make(mnt / f"x{number}", size=PAGE)
+        handles = []
+        for value, open_now in zip(steps.split(), when):
+            if open_now == "o" and not handles:
+                handles.append(os.open(path, os.O_RDWR))
+            set_keys(path, lifetime=value)
+            assert key(path, "lifetime") == value
+        for fd in handles:
+            os.close(fd)
+    eventually(lambda: mnt.stats()["handles"] == 0)
+    eventually(lambda: set(os.listdir(mnt.path)) == {
+        f"x{number}" for number, case in enumerate(PERMANENCE) if case[2]})
+    # What is there now: permanent, or not yet opened.
+    for name in os.listdir(mnt.path):
+        os.close(os.open(mnt / name, os.O_RDONLY))
+    eventually(lambda: set(os.listdir(mnt.path)) == {
+        f"x{number}" for number, case in enumerate(PERMANENCE)
+        if case[2] and case[0].endswith("permanent")})
 
 
 def test_w23_only_its_owner_changes_its_permanence(mnt, user, other):

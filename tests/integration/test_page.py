@@ -344,6 +344,43 @@ def test_times_follow_changes(mnt):
     assert after.st_ctime_ns > before.st_ctime_ns
 
 
+def assert_reading_moves_the_access_time(path, does, flags=os.O_RDONLY):
+    with opened(path, os.O_RDWR) as fd:
+        os.utime(fd, ns=(10**18, 2 * 10**18))
+        with opened(f"/proc/self/fd/{fd}", flags) as again:     # a view, too, is the same one then
+            os.posix_fadvise(again, 0, 0, os.POSIX_FADV_DONTNEED)
+            assert os.read(again, 10) == b"bytes"
+        assert (os.fstat(fd).st_atime_ns != 10**18) == does
+
+
+@pytest.fixture
+def three(mnt, place):
+    """A section of each kind and a window, with the same bytes, in the tree and under .cow."""
+    write(mnt / "page", b"bytes")
+    for name in "file", "window":
+        write(f"{place}/{name}", b"bytes")
+        with opened(mnt / name, os.O_CREAT | os.O_RDWR) as fd:
+            if name == "window":
+                write(f"{place}/{name}", bytes(PAGE) + b"bytes")
+                os.setxattr(fd, "user.section.offset", b"%d" % PAGE)
+            os.setxattr(fd, "user.section.file", f"{place}/{name}".encode())
+    names = "page", "file", "window"
+    return {**{name: mnt / name for name in names}, **{f"view of {name}": mnt.cow(name) for name in names}}
+
+
+def test_reading_moves_the_access_time_but_with_o_noatime(three):
+    for path in three.values():
+        assert_reading_moves_the_access_time(path, True)
+        assert_reading_moves_the_access_time(path, False, os.O_RDONLY | os.O_NOATIME)
+
+
+@pytest.mark.options("noatime")
+def test_on_a_mount_without_access_times(mnt, three):
+    for name, path in three.items():
+        # With passthrough the real file's own filesystem decides.
+        assert_reading_moves_the_access_time(path, mnt.mode == "passthrough" and name == "file")
+
+
 @posix
 def test_time_set_while_open_is_not_overwritten_by_close(mnt):
     with opened(mnt / "x", os.O_CREAT | os.O_RDWR) as fd:

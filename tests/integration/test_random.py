@@ -5,6 +5,9 @@ After every step both must have the same result or error, names, attributes and 
 files and mappings included. Each process has a directory of its own, where it goes as fast as
 it can; in the shared directory one process at a time makes a step, and another one looks.
 
+Views are compared with copies on the tmpfs, one for each open, and what they are views of must
+be the same at the end.
+
 The seed is printed. SECTIONFS_TEST_SEED repeats a run, SECTIONFS_TEST_LONG=1 makes long ones.
 """
 
@@ -29,6 +32,8 @@ NAMES = ["a", "b", "c", "d", "d/a", "d/b", "d/c", "e", "e/a", "e/b", "d/f", "d/f
 SLOTS = 4                               # open files a process has at most
 PAGES = 6                               # and the size of most of them
 HOUR = 3600 * 10**9
+FAR = 128 * util.MIB - 2 * util.PAGE    # where the next part of a view's page map begins, or just before
+AROUND = 16 * util.PAGE
 
 
 def moment(nanoseconds):
@@ -117,9 +122,13 @@ class Side:
         return os.copy_file_range(self.file(source), self.file(target), count, at, to)
 
     def do_sendfile(self, source, target, count, at):
-        if os.path.samestat(os.fstat(self.file(source)), os.fstat(self.file(target))):
+        if self.are_same(self.file(source), self.file(target)):
             return "anything may come of that"
         return os.sendfile(self.file(target), self.file(source), at, count)
+
+    @staticmethod
+    def are_same(one, two):
+        return os.path.samestat(os.fstat(one), os.fstat(two))
 
     def do_fsync(self, slot):
         os.fsync(self.file(slot))
@@ -258,6 +267,75 @@ class Side:
         return found
 
 
+class ViewSide(Side):
+    """The same for files that are all views, or copies."""
+
+    def __init__(self, root, cow):
+        super().__init__(root, None)
+        self.cow = cow                          # the root as seen under .cow; None: copies are made
+        self.view_of = {}                       # for each descriptor, what stands for its view
+
+    def do_view(self, slot, name, flags):
+        if self.cow is not None:
+            fd = os.open(f"{self.cow}/{name}", flags)
+        else:
+            fd = self.open_copy(name, flags)
+        self._keep(slot, fd, [flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC])
+
+    def open_copy(self, name, flags):
+        base, copy = self.path(name), self.path("copy")
+        status = os.stat(base)
+        util.write(copy, b"")
+        with util.opened(base, os.O_RDONLY | os.O_NOATIME) as a, util.opened(copy) as b:
+            for at in 0, FAR:
+                os.pwrite(b, os.pread(a, AROUND, at), at)
+        os.truncate(copy, status.st_size)
+        os.chmod(copy, stat.S_IMODE(status.st_mode) | (status.st_mode & 0o444) >> 1)
+        os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+        fd = os.open(copy, flags)
+        os.unlink(copy)
+        return fd
+
+    def _keep(self, slot, fd, view):
+        self.view_of[fd] = view
+        if self.files[slot] is not None:
+            os.close(self.files[slot])
+        self.files[slot] = fd
+
+    def do_join(self, source, slot, flags):
+        """Another open of the same view. One that was first opened for reading stays so."""
+        fd = self.file(source)
+        if self.cow is None and self.view_of[fd][0] and flags & os.O_ACCMODE != os.O_RDONLY:
+            raise PermissionError(errno.EACCES, "for reading only")
+        self._keep(slot, os.open(f"/proc/self/fd/{fd}", flags), self.view_of[fd])
+
+    def are_same(self, one, two):
+        return self.view_of[one] is self.view_of[two]       # inode numbers are those of the section
+
+    def do_forget(self, slot):
+        """What comes next comes from the daemon."""
+        os.fsync(self.file(slot))
+        os.posix_fadvise(self.file(slot), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def do_fchmod(self, slot, mode):
+        os.fchmod(self.file(slot), mode)
+
+    def do_futime(self, slot, access, modification):
+        os.utime(self.file(slot), ns=(access, modification))
+
+    def status(self, status, exact):
+        """Names, and what a view takes in blocks, are told otherwise."""
+        found = [oct(status.st_mode), status.st_uid, status.st_gid, status.st_size]
+        return found + [moment(status.st_mtime_ns)] if exact else found
+
+    @staticmethod
+    def content(fd):
+        return hashlib.sha1(os.pread(fd, AROUND, 0) + b"|" + os.pread(fd, AROUND, FAR)).hexdigest()
+
+    def tree(self, exact, name=""):
+        return {}
+
+
 class Actor:
     """Both sides, in one process.
 
@@ -265,9 +343,13 @@ class Actor:
     is read through a mapping, and does not note a store to one, as POSIX wants it.
     """
 
-    def __init__(self, roots, real):
+    def __init__(self, mount, tmpfs):
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)       # for fifos
-        self.mount, self.tmpfs = Side(roots[0], real), Side(roots[1], None)
+        self.mount, self.tmpfs = mount, tmpfs
+
+    @classmethod
+    def of_files(cls, roots, real):
+        return cls(Side(roots[0], real), Side(roots[1], None))
 
     def step(self, step):
         one, two = self.tmpfs.do(step), self.mount.do(step)
@@ -349,19 +431,71 @@ def random_step(chance, maps):
     return chance.choices([make for _, make in kinds], [weight for weight, _ in kinds])[0]()
 
 
-def alone(roots, real, seed, seconds, maps):
-    """Steps in a directory of its own, in this process. Returns their number, and what differed."""
-    actor = Actor(roots, real)
-    chance = random.Random(seed)
+def random_view_step(chance, maps, bases):
+    def slot():
+        return chance.randrange(SLOTS)
+
+    def offset():
+        return chance.choice([0, 0, 0, FAR]) + chance.choice(
+            [0, 1, util.PAGE - 1, util.PAGE, 2 * util.PAGE, 3 * util.PAGE + 5, chance.randrange(PAGES * util.PAGE)])
+
+    def data():
+        return chance.randbytes(chance.choice([0, 1, 10, 100, util.PAGE, util.PAGE + 1, 9000]))
+
+    def size():
+        return chance.choice([0, 1, offset(), offset(), PAGES * util.PAGE, FAR + PAGES * util.PAGE])
+
+    flags = chance.choice([os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR, os.O_RDWR, os.O_RDWR]) | \
+        chance.choice([0, 0, 0, os.O_APPEND, os.O_TRUNC])
+    kinds = [
+        (8, lambda: ("view", slot(), chance.choice(bases), flags)),
+        (4, lambda: ("join", slot(), slot(), flags & ~os.O_TRUNC)),
+        (2, lambda: ("close", slot())),
+        (6, lambda: ("write", slot(), data())),
+        (12, lambda: ("pwrite", slot(), data(), offset())),
+        (2, lambda: ("read", slot(), chance.randrange(5000))),
+        (4, lambda: ("pread", slot(), chance.randrange(9000), offset())),
+        (2, lambda: ("lseek", slot(), offset(), chance.choice([0, 0, 1, 2]))),
+        (9, lambda: ("ftruncate", slot(), size())),
+        (9, lambda: ("fallocate", slot(), chance.choice([0, 1, 3, 3, 3]), offset(),
+                     chance.choice([0, 1, 100, util.PAGE, 2 * util.PAGE, FAR]))),
+        (5, lambda: ("copy", slot(), slot(), chance.randrange(9000), offset(), offset())),
+        (2, lambda: ("sendfile", slot(), slot(), chance.randrange(9000), offset())),
+        (1, lambda: ("fsync", slot())),
+        (8, lambda: ("forget", slot())),
+        (5 * maps, lambda: ("map", slot(), chance.random() < 0.2)),
+        (3, lambda: ("unmap", slot())),
+        (8, lambda: ("store", slot(), data()[:PAGES * util.PAGE - offset() % FAR], offset() % FAR)),
+        (5, lambda: ("load", slot(), chance.randrange(9000), offset() % FAR)),
+        (1, lambda: ("msync", slot())),
+        (2, lambda: ("fchmod", slot(), chance.choice([0o644, 0o600, 0o1755, 0o444]))),
+        (2, lambda: ("futime", slot(), chance.randrange(10**18), chance.randrange(10**18))),
+    ]
+    return chance.choices([make for _, make in kinds], [weight for weight, _ in kinds])[0]()
+
+
+def go_on(actor, make_step, seconds, exact):
+    """Steps, in this process. Returns their number, and what differed."""
     end = time.monotonic() + seconds
     done = []
     while time.monotonic() < end:
-        step = random_step(chance, maps)
+        step = make_step()
         done.append(step)
-        trouble = actor.step(step) or actor.look(not maps)
+        trouble = actor.step(step) or actor.look(exact)
         if trouble:
             return len(done), f"step {len(done)}: {trouble}", done[-30:]
     return len(done), None, None
+
+
+def alone(roots, real, seed, seconds, maps):
+    chance = random.Random(seed)
+    return go_on(Actor.of_files(roots, real), lambda: random_step(chance, maps), seconds, not maps)
+
+
+def alone_with_views(roots, cow, bases, seed, seconds, maps):
+    chance = random.Random(seed)
+    return go_on(Actor(ViewSide(roots[0], cow), ViewSide(roots[1], None)),
+                 lambda: random_view_step(chance, maps, bases), seconds, not maps)
 
 
 class Worker:
@@ -370,7 +504,7 @@ class Worker:
     def __init__(self, mnt, roots, real):
         self.child = util.Child()
         self.child.do("import sys; sys.path.insert(0, where); import test_random; "
-                      "actor = test_random.Actor(roots, real)",
+                      "actor = test_random.Actor.of_files(roots, real)",
                       where=os.path.dirname(os.path.abspath(__file__)), roots=roots, real=real)
 
     def step(self, step):
@@ -425,6 +559,75 @@ def test_each_in_its_own_directory(mnt, grounds, seed):
         print(f"process {number}: {steps} steps")
         if trouble:
             fail(seed, number, trouble, last)
+
+
+def make_bases(mount, tmpfs, real, chance):
+    """Sections to have views of, page-file-backed and file-backed, and the same files on the tmpfs."""
+    contents = {
+        "empty": {},
+        "small": {0: 7},
+        "odd": {0: 3 * util.PAGE + 100},
+        "even": {0: PAGES * util.PAGE},
+        "holes": {util.PAGE: util.PAGE, 4 * util.PAGE + 10: 2000},
+        "far": {0: 100, FAR: 5 * util.PAGE},
+    }
+    names = []
+    for kind in "page", "file":
+        for content, parts in contents.items():
+            name = f"{kind}-{content}"
+            names.append(name)
+            over = f"{real}/{name}" if kind == "file" else f"{mount}/{name}"
+            parts = {at: chance.randbytes(length) for at, length in parts.items()}
+            for path in over, f"{tmpfs}/{name}":
+                util.write(path, b"")
+                with util.opened(path) as fd:
+                    for at, data in parts.items():
+                        os.pwrite(fd, data, at)
+                os.utime(path, ns=(10**18, 10**18 + 1))
+            if kind == "file":
+                util.write(f"{mount}/{name}", b"")
+                os.setxattr(f"{mount}/{name}", "user.section.file", over.encode())
+            for path in f"{mount}/{name}", f"{tmpfs}/{name}":
+                os.chmod(path, 0o444 if content == "even" else 0o640)
+    return names
+
+
+def told(root, names):
+    """All of the sections that views must leave alone."""
+    found = {}
+    for name in names:
+        status = os.stat(f"{root}/{name}")
+        with util.opened(f"{root}/{name}", os.O_RDONLY | os.O_NOATIME) as fd:
+            found[name] = (oct(status.st_mode), status.st_size, status.st_blocks, status.st_mtime_ns,
+                           status.st_nlink, ViewSide.content(fd))
+    return found
+
+
+def test_views(mnt, grounds, seed):
+    (mount, tmpfs), real = grounds("views")
+    bases = make_bases(mount, tmpfs, real, random.Random(seed))
+    before = told(mount, bases)
+    store = mnt.stats()
+    children = []
+    for number in range(PROCESSES):
+        own = f"{tmpfs}/{number}"
+        os.mkdir(own)
+        for name in bases:
+            os.link(f"{tmpfs}/{name}", f"{own}/{name}")
+        child = util.Child(names={"alone_with_views": alone_with_views})
+        child.socket.settimeout(ALONE + 60)
+        child.begin("alone_with_views(roots, cow, bases, seed, seconds, maps)", _kind="get",
+                    roots=(mount, own), cow=f"{mnt.path}/.cow/views/in", bases=bases,
+                    seed=seed * PROCESSES + number, seconds=ALONE, maps=number > 0)
+        children.append(child)
+    for number, child in enumerate(children):
+        steps, trouble, last = child.finish()
+        print(f"process {number}: {steps} steps")
+        if trouble:
+            fail(seed, number, trouble, last)
+        child.kill()
+    assert told(mount, bases) == before
+    mnt.settled(store)
 
 
 def test_all_in_one_directory(mnt, grounds, seed):

@@ -150,7 +150,7 @@ open_view(Rig *rig)
     }
     rig->view = sfs_backing_cow_new(rig->store, rig->base, rig->registry, slot);
     g_assert_cmpstr(rig->view->ops->kind, ==, "cow");
-    g_assert_cmpuint(sfs_backing_cow_private(rig->view), ==, 0);
+    g_assert_cmpuint(rig->view->ops->private_bytes(rig->view), ==, 0);
     g_assert_cmpuint(rig->rec->fd_slot, ==, SFS_NO_SLOT);
 }
 
@@ -309,7 +309,8 @@ check_stat(Rig *rig)
     g_assert_cmpuint(rig->rec->base_limit, <=, rig->model_size);
     g_assert_cmpint(st.st_blocks, >=, 0);
     g_assert_cmpuint((uint64_t)st.st_blocks * 512, <=, sfs_page_round_up(rig->model_size));
-    g_assert_cmpuint(sfs_backing_cow_private(rig->view), <=, sfs_page_round_up(rig->model_size));
+    g_assert_cmpuint(rig->view->ops->private_bytes(rig->view), <=,
+                     sfs_page_round_up(rig->model_size));
 }
 
 static void
@@ -361,7 +362,7 @@ check_kept_count(Rig *rig)
         g_assert_cmpint(sfs_pread_full(overlay, bits, size, MAP_OFFSET), >=, 0);
     for (size_t i = 0; i < size; i++)
         n += (uint64_t)__builtin_popcount(bits[i]);
-    g_assert_cmpuint(n * PAGE, ==, sfs_backing_cow_private(rig->view));
+    g_assert_cmpuint(n * PAGE, ==, rig->view->ops->private_bytes(rig->view));
 }
 
 /* --- operations ------------------------------------------------------------------------------- */
@@ -434,7 +435,7 @@ do_truncate(Rig *rig, size_t size)
     g_assert_cmpint(rig->view->ops->truncate(rig->view, (off_t)size), ==, 0);
     model_resize(rig, size);
     if (size == 0)
-        g_assert_cmpuint(sfs_backing_cow_private(rig->view), ==, 0);
+        g_assert_cmpuint(rig->view->ops->private_bytes(rig->view), ==, 0);
 }
 
 /* Each byte of a range that could be zeroed only in part is the old one or zero. */
@@ -691,7 +692,7 @@ test_untouched(void)
     g_assert_cmpint(memcmp(bytes + 10, "abc", 3), ==, 0);
     g_assert_true(all_zero(bytes + 13, 87));
     g_assert_cmpint(nothing->ops->seek(nothing, 0, SEEK_DATA), ==, PAGE);
-    g_assert_cmpuint(sfs_backing_cow_private(nothing), ==, PAGE);
+    g_assert_cmpuint(nothing->ops->private_bytes(nothing), ==, PAGE);
     sfs_backing_unref(nothing);
     close_view(&rig);
     stop(&rig);
@@ -731,7 +732,7 @@ test_refused(void)
     g_assert_cmpint(rig.view->ops->seek(rig.view, (off_t)PAGE, SEEK_DATA), ==,
                     MAP_OFFSET - (off_t)PAGE);
     g_assert_cmpint(rig.view->ops->truncate(rig.view, 100), ==, 0);
-    g_assert_cmpuint(sfs_backing_cow_private(rig.view), ==, 0);
+    g_assert_cmpuint(rig.view->ops->private_bytes(rig.view), ==, 0);
     check_all(&rig);
     close_view(&rig);
     stop(&rig);

@@ -15,6 +15,8 @@ typedef struct {
     int64_t size;
     int64_t nr_sections;
     int64_t mode, uid, gid, drain_timeout;
+    int64_t cow_copy_max;
+    bool no_reflink;
     int passthrough;
     bool foreground, debug, allow_root, no_atime;
     const char *with; /* options that the kernel's are to have beside the usual ones; NULL: none */
@@ -59,6 +61,8 @@ static const Good good[] = {
     {.line = "/mnt -o uid=1000,gid=2000", .uid = 1000, .gid = 2000},
     {.line = "/mnt -o uid=4294967294,gid=4294967294", .uid = 4294967294, .gid = 4294967294},
     {.line = "/mnt -o drain_timeout=0", .drain_timeout = ZERO},
+    {.line = "/mnt -o cow_copy_max=0,reflink=off", .cow_copy_max = ZERO, .no_reflink = true},
+    {.line = "/mnt -o reflink=off,reflink=auto,cow_copy_max=1M", .cow_copy_max = 1 << 20},
     {.line = "/mnt -o drain_timeout=86400", .drain_timeout = 86400},
     {.line = "/mnt -o passthrough=auto"},
     {.line = "/mnt -o passthrough=on", .passthrough = SFS_PASSTHROUGH_ON},
@@ -143,6 +147,10 @@ static const Bad bad[] = {
     {"/mnt -o gid=4294967295", "gid=4294967295"},
     {"/mnt -o gid=", "gid="},
     {"/mnt -o drain_timeout=86401", "drain_timeout=86401"},
+    {"/mnt -o cow_copy_max=10%", "cow_copy_max=10%"},
+    {"/mnt -o cow_copy_max=", "cow_copy_max="},
+    {"/mnt -o reflink=on", "reflink=on"},
+    {"/mnt -o reflink", "'reflink'"},
     {"/mnt -o drain_timeout=10s", "drain_timeout=10s"},
     {"/mnt -o passthrough", "passthrough"},
     {"/mnt -o passthrough=", "passthrough="},
@@ -235,6 +243,8 @@ test_good(gconstpointer data)
     g_assert_cmpuint(config.root_uid, ==, given(expected->uid, geteuid()));
     g_assert_cmpuint(config.root_gid, ==, given(expected->gid, getegid()));
     g_assert_cmpuint(config.drain_timeout, ==, given(expected->drain_timeout, 10));
+    g_assert_cmpuint(config.cow_copy_max, ==, given(expected->cow_copy_max, 256 << 10));
+    g_assert_cmpint(config.reflink, ==, !expected->no_reflink);
     g_assert_cmpint(config.passthrough, ==, expected->passthrough);
     g_assert_cmpint(config.foreground, ==, expected->foreground);
     g_assert_cmpint(config.debug, ==, expected->debug);

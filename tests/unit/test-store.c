@@ -734,7 +734,7 @@ static bool
 start_tmpfs(Rig *rig, uint64_t limit)
 {
     g_autoptr(GError) error = NULL;
-    int tmpfs = sfs_store_make_tmpfs(limit, &error);
+    int tmpfs = sfs_store_make_tmpfs(limit, false, &error);
 
     if (tmpfs < 0) {
         g_assert_nonnull(error);

@@ -1,0 +1,500 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A view's bytes as a file of their own, which is the view's as a whole: a copy in the store, or a
+ * clone on the disk of the base's file. The kernel can use such a file by itself, so all that comes
+ * here is what passthrough leaves to the daemon.
+ *
+ * Its limits are enforced by whatever holds it: the store's tmpfs, or the file system of the clone.
+ * So, unlike the overlay (backing-cow.c), it can refuse a store to a mapping of a hole.
+ *
+ * Nothing here changes after it was made; the file protects itself.
+ */
+#include "backing.h"
+
+#include "keeper-link.h"
+#include "util.h"
+
+#include <linux/fiemap.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#define COPY_BUFFER ((size_t)256 << 10)
+
+typedef struct {
+    SfsBacking base;
+    SfsBacking *of;     /* what it is a copy of, NULL: nothing */
+    SfsStoreFile *file; /* NULL: a clone */
+    int fd;             /* of the file, or of the clone, which we own */
+    int link;
+    uint32_t fd_slot; /* of a clone */
+    SfsRegistry *registry;
+    uint32_t slot;           /* of the record that is released with it, SFS_NO_SLOT: none yet */
+    struct timespec made;    /* the file's ctime when it was made, */
+    struct timespec changed; /* which means this of the view */
+} CopyBacking;
+
+static CopyBacking *
+copy(SfsBacking *backing)
+{
+    return (CopyBacking *)backing;
+}
+
+static int
+copy_fd(SfsBacking *backing)
+{
+    return copy(backing)->fd;
+}
+
+static int
+copy_stat(SfsBacking *backing, struct stat *st)
+{
+    CopyBacking *self = copy(backing);
+    struct stat own;
+
+    if (fstat(self->fd, &own) != 0)
+        return -errno;
+    st->st_size = own.st_size;
+    st->st_blocks = own.st_blocks;
+    st->st_atim = own.st_atim;
+    st->st_mtim = own.st_mtim;
+    st->st_ctim = sfs_time_compare(own.st_ctim, self->made) == 0 ? self->changed : own.st_ctim;
+    return 0;
+}
+
+static ssize_t
+copy_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
+{
+    return sfs_pread_full(copy_fd(backing), buf, size, offset);
+}
+
+static ssize_t
+copy_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsigned how)
+{
+    CopyBacking *self = copy(backing);
+    int r;
+
+    if (self->file != NULL)
+        return sfs_store_file_write(self->file, buf, size, offset, how & SFS_WRITE_BACK);
+    r = sfs_pwrite_full(self->fd, buf, size, offset);
+    return r < 0 ? r : (ssize_t)size;
+}
+
+static int
+copy_truncate(SfsBacking *backing, off_t size)
+{
+    CopyBacking *self = copy(backing);
+
+    if (self->file != NULL)
+        return size > SFS_COW_SIZE_MAX ? -EFBIG : sfs_store_file_truncate(self->file, size);
+    return ftruncate(self->fd, size) == 0 ? 0 : -errno;
+}
+
+/* Files of the store have no ZERO_RANGE, which views have: it makes a hole. */
+static int
+zero_range(CopyBacking *self, int mode, off_t offset, off_t length)
+{
+    struct stat st;
+    int r = 0;
+
+    if (!(mode & FALLOC_FL_KEEP_SIZE) && fstat(self->fd, &st) == 0 && st.st_size < offset + length)
+        r = sfs_store_file_truncate(self->file, offset + length);
+    if (r == 0)
+        r = sfs_store_file_allocate(self->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
+                                    length);
+    return r;
+}
+
+static int
+copy_allocate(SfsBacking *backing, int mode, off_t offset, off_t length)
+{
+    CopyBacking *self = copy(backing);
+    bool zeros = mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE);
+
+    if (self->file == NULL)
+        return fallocate(self->fd, mode, offset, length) == 0 ? 0 : -errno;
+    /* As large as any view. */
+    if (!(zeros && mode & FALLOC_FL_KEEP_SIZE) &&
+        (offset >= SFS_COW_SIZE_MAX || length > SFS_COW_SIZE_MAX - offset))
+        return -EFBIG;
+    if (mode & FALLOC_FL_ZERO_RANGE)
+        return zero_range(self, mode, offset, length);
+    return sfs_store_file_allocate(self->file, mode, offset, length);
+}
+
+static off_t
+copy_seek(SfsBacking *backing, off_t offset, int whence)
+{
+    off_t at = lseek(copy_fd(backing), offset, whence);
+
+    return at >= 0 ? at : -errno;
+}
+
+static int
+copy_set_times(SfsBacking *backing, const struct timespec times[2])
+{
+    return futimens(copy_fd(backing), times) == 0 ? 0 : -errno;
+}
+
+/* The first extent of a file that ends after @from. What was not written to the disk yet is, first.
+ */
+static bool
+next_extent(int fd, uint64_t from, uint64_t *start, uint64_t *length, bool *shared)
+{
+    struct {
+        struct fiemap map;
+        struct fiemap_extent extent;
+    } ask = {.map = {.fm_start = from,
+                     .fm_length = FIEMAP_MAX_OFFSET - from,
+                     .fm_flags = FIEMAP_FLAG_SYNC,
+                     .fm_extent_count = 1}};
+
+    if (ioctl(fd, FS_IOC_FIEMAP, &ask) != 0 || ask.map.fm_mapped_extents == 0)
+        return false;
+    *start = ask.extent.fe_logical;
+    *length = ask.extent.fe_length;
+    *shared = ask.extent.fe_flags & FIEMAP_EXTENT_SHARED;
+    return true;
+}
+
+/* Bytes of a clone that it shares with no other file. */
+static uint64_t
+unshared_bytes(int fd)
+{
+    uint64_t at = 0, start, length, total = 0;
+    bool shared;
+
+    while (next_extent(fd, at, &start, &length, &shared)) {
+        total += shared ? 0 : length;
+        at = start + length;
+    }
+    return total;
+}
+
+static uint64_t
+copy_private_bytes(SfsBacking *backing)
+{
+    CopyBacking *self = copy(backing);
+    struct stat st;
+
+    if (self->file == NULL)
+        return unshared_bytes(self->fd);
+    return fstat(self->fd, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+}
+
+static void
+copy_free(SfsBacking *backing)
+{
+    CopyBacking *self = copy(backing);
+
+    if (self->file != NULL) {
+        sfs_store_file_free(self->file);
+    } else {
+        sfs_link_drop(self->link, self->registry, self->fd_slot);
+        close(self->fd);
+    }
+    if (self->slot != SFS_NO_SLOT)
+        sfs_registry_release(self->registry, SFS_TABLE_VIEWS, self->slot);
+    sfs_backing_unref(self->of);
+    g_free(self);
+}
+
+/* The bytes below @size that are no hole of the base. */
+static int
+copy_data(SfsBacking *base, off_t size, SfsStoreFile *file)
+{
+    g_autofree char *buffer = g_malloc(MIN((size_t)size, COPY_BUFFER));
+    off_t at = 0, end = 0;
+
+    while (at < size) {
+        ssize_t got, put;
+
+        if (at >= end) {
+            at = base->ops->seek(base, at, SEEK_DATA);
+            if (at == -ENXIO || at >= size)
+                return 0;
+            end = at < 0 ? at : base->ops->seek(base, at, SEEK_HOLE);
+            if (end < 0)
+                return end == -ENXIO ? 0 : (int)end; /* cut meanwhile */
+        }
+        got =
+            base->ops->read(base, buffer, (size_t)MIN(MIN(end, size) - at, (off_t)COPY_BUFFER), at);
+        if (got <= 0)
+            return (int)got;
+        put = sfs_store_file_write(file, buffer, (size_t)got, at, false);
+        if (put < got)
+            return put < 0 ? (int)put : -ENOSPC;
+        at += put;
+    }
+    return 0;
+}
+
+/* --- what is done with a view as a whole ----------------------------------------------------- */
+
+static bool
+page_is_as_base(CopyBacking *self, off_t at)
+{
+    char own[SFS_PAGE_SIZE], base[SFS_PAGE_SIZE];
+    ssize_t n = sfs_pread_full(self->fd, own, sizeof own, at), m = 0;
+
+    if (self->of != NULL)
+        m = self->of->ops->read(self->of, base, sizeof base, at);
+    memset(base + MAX(m, 0), 0, sizeof base - (size_t)MAX(m, 0));
+    return n >= 0 && m >= 0 && memcmp(own, base, (size_t)n) == 0;
+}
+
+/* Of a copy: what is not as in the base now. */
+static int
+next_different(CopyBacking *self, off_t from, off_t *first, off_t *end)
+{
+    struct stat own, base = {0};
+    off_t at = from & ~(off_t)(SFS_PAGE_SIZE - 1);
+
+    if (self->of != NULL)
+        self->of->ops->stat(self->of, &base);
+    if (fstat(self->fd, &own) != 0)
+        return -errno;
+    while (at < own.st_size && page_is_as_base(self, at)) {
+        at += SFS_PAGE_SIZE;
+        if (at >= base.st_size && at < own.st_size) {
+            off_t data = lseek(self->fd, at, SEEK_DATA);
+
+            at = data < 0 ? own.st_size : MAX(at, data & ~(off_t)(SFS_PAGE_SIZE - 1));
+        }
+    }
+    if (at >= own.st_size)
+        return -ENXIO;
+    *first = at;
+    do
+        at += SFS_PAGE_SIZE;
+    while (at < own.st_size && !page_is_as_base(self, at));
+    *end = at;
+    return 0;
+}
+
+/* Of a clone: the extents that it shares with no other file. */
+static int
+next_unshared(CopyBacking *self, off_t from, off_t *first, off_t *end)
+{
+    uint64_t at = (uint64_t)from, length;
+    struct stat st;
+    bool found = false;
+
+    if (fstat(self->fd, &st) != 0)
+        return -errno;
+    while (at < (uint64_t)st.st_size) {
+        bool shared;
+        uint64_t start;
+
+        if (!next_extent(self->fd, at, &start, &length, &shared) ||
+            (found && (shared || start > at)))
+            break;
+        if (!shared && !found) {
+            *first = (off_t)MAX(start, (uint64_t)from);
+            found = true;
+        }
+        at = start + length;
+        if (found)
+            *end = (off_t)at;
+    }
+    return found && *first < st.st_size ? 0 : -ENXIO;
+}
+
+static int
+copy_changed(SfsBacking *backing, off_t from, off_t *first, off_t *end)
+{
+    CopyBacking *self = copy(backing);
+
+    return self->file != NULL ? next_different(self, from, first, end)
+                              : next_unshared(self, from, first, end);
+}
+
+static int
+copy_reset(SfsBacking *backing, off_t size)
+{
+    CopyBacking *self = copy(backing);
+    int base_fd = self->of != NULL ? sfs_backing_data_fd(self->of) : -1;
+    int r;
+
+    if (self->file == NULL) {
+        r = ioctl(self->fd, FICLONE, base_fd) == 0 ? 0 : -errno;
+        return r == 0 && ftruncate(self->fd, size) != 0 ? -errno : r;
+    }
+    r = sfs_store_file_truncate(self->file, 0);
+    if (r == 0 && self->of != NULL)
+        r = copy_data(self->of, size, self->file);
+    return r == 0 ? sfs_store_file_truncate(self->file, size) : r;
+}
+
+/* A clone goes back as it came: the base's file shares its extents. */
+static int
+commit_clone(CopyBacking *self, off_t size)
+{
+    int base_fd = sfs_backing_data_fd(self->of);
+
+    if (ioctl(base_fd, FICLONE, self->fd) != 0)
+        return -errno;
+    return ftruncate(base_fd, size) == 0 ? 0 : -errno;
+}
+
+static int
+commit_copy(CopyBacking *self, off_t size)
+{
+    g_autofree char *buffer = g_malloc(COPY_BUFFER);
+    off_t at = 0, end;
+    int r = self->of->ops->truncate(self->of, size);
+
+    while (r == 0 && next_different(self, at, &at, &end) == 0) {
+        while (r == 0 && at < end) {
+            ssize_t got =
+                sfs_pread_full(self->fd, buffer, (size_t)MIN(end - at, (off_t)COPY_BUFFER), at);
+            ssize_t put =
+                got > 0 ? self->of->ops->write(self->of, buffer, (size_t)got, at, 0) : got;
+
+            if (put <= 0) {
+                r = (int)put;
+                end = at;
+            } else {
+                at += put;
+            }
+        }
+        at = end;
+    }
+    return r;
+}
+
+static int
+copy_commit(SfsBacking *backing)
+{
+    CopyBacking *self = copy(backing);
+    SfsViewRec *rec = sfs_registry_get(self->registry, SFS_TABLE_VIEWS, self->slot);
+    off_t at = 0, end;
+    struct stat st;
+    int r = 0;
+
+    if (self->of == NULL)
+        return -EOPNOTSUPP;
+    if (fstat(self->fd, &st) != 0)
+        return -errno;
+    /* Room beforehand, so that it cannot fail half-way. */
+    while (self->file != NULL && !rec->committing && r == 0 &&
+           next_different(self, at, &at, &end) == 0) {
+        r = self->of->ops->allocate(self->of, FALLOC_FL_KEEP_SIZE, at, end - at);
+        at = end;
+    }
+    if (r < 0 && r != -EOPNOTSUPP)
+        return r;
+    atomic_store(&rec->committing, 1);
+    r = self->file != NULL ? commit_copy(self, st.st_size) : commit_clone(self, st.st_size);
+    if (r == 0 && self->of->ops->sync != NULL)
+        r = self->of->ops->sync(self->of, false);
+    atomic_store(&rec->committing, 0);
+    return r;
+}
+
+static const SfsBackingOps copy_ops = {
+    .kind = "copy",
+    .stat = copy_stat,
+    .read = copy_read,
+    .write = copy_write,
+    .truncate = copy_truncate,
+    .allocate = copy_allocate,
+    .seek = copy_seek,
+    .sync = NULL,
+    .set_times = copy_set_times,
+    .private_bytes = copy_private_bytes,
+    .changed = copy_changed,
+    .reset = copy_reset,
+    .commit = copy_commit,
+    .data_fd = copy_fd,
+    .lock_fd = copy_fd,
+    .free = copy_free,
+};
+
+static SfsBacking *
+new_backing(SfsStoreFile *file, int fd, SfsBacking *of, SfsRegistry *registry, uint32_t slot)
+{
+    SfsViewRec *rec = sfs_registry_get(registry, SFS_TABLE_VIEWS, slot);
+    struct timespec times[2] = {sfs_time_get(&rec->atime), sfs_time_get(&rec->mtime)};
+    CopyBacking *self = g_new0(CopyBacking, 1);
+    struct stat st = {0};
+
+    sfs_backing_init(&self->base, &copy_ops);
+    self->file = file;
+    self->fd = fd;
+    self->of = sfs_backing_ref(of);
+    self->registry = registry;
+    futimens(fd, times);
+    fstat(fd, &st);
+    self->made = st.st_ctim;
+    self->changed = sfs_time_get(&rec->ctime);
+    return &self->base;
+}
+
+void
+sfs_backing_copy_keep(SfsBacking *backing, uint32_t slot)
+{
+    CopyBacking *self = copy(backing);
+    SfsViewRec *rec = sfs_registry_get(self->registry, SFS_TABLE_VIEWS, slot);
+
+    self->slot = slot;
+    /* The times are the file's own from now on, so there is room for this one. */
+    sfs_time_set(&rec->mtime, self->made);
+    rec->fd_slot = self->file != NULL ? sfs_store_file_slot(self->file) : self->fd_slot;
+}
+
+int
+sfs_backing_copy_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry, uint32_t slot,
+                     SfsBacking **out)
+{
+    SfsViewRec *rec = sfs_registry_get(registry, SFS_TABLE_VIEWS, slot);
+    off_t size = (off_t)rec->size;
+    SfsStoreFile *file;
+    int r = sfs_store_file_new(store, SFS_STORE_SECTION, &file);
+
+    if (r < 0)
+        return r;
+    if (base != NULL && size > 0)
+        r = copy_data(base, size, file);
+    if (r == 0)
+        r = sfs_store_file_truncate(file, size);
+    if (r < 0) {
+        sfs_store_file_free(file);
+        return r;
+    }
+    *out = new_backing(file, sfs_store_file_fd(file), base, registry, slot);
+    return 0;
+}
+
+SfsBacking *
+sfs_backing_clone_new(int fd, int link, uint32_t fd_slot, SfsBacking *base, SfsRegistry *registry,
+                      uint32_t slot)
+{
+    SfsBacking *backing = new_backing(NULL, fd, base, registry, slot);
+
+    copy(backing)->link = link;
+    copy(backing)->fd_slot = fd_slot;
+    return backing;
+}
+
+SfsBacking *
+sfs_backing_copy_adopt(SfsStore *store, int link, SfsBacking *base, SfsRegistry *registry,
+                       uint32_t slot)
+{
+    SfsViewRec *rec = sfs_registry_get(registry, SFS_TABLE_VIEWS, slot);
+    CopyBacking *self = g_new0(CopyBacking, 1);
+
+    sfs_backing_init(&self->base, &copy_ops);
+    if (rec->kind == SFS_VIEW_COPY)
+        self->file = sfs_store_file_adopt(store, SFS_STORE_SECTION, rec->fd_slot);
+    self->fd = self->file != NULL ? sfs_store_file_fd(self->file)
+                                  : sfs_link_inherited(registry, rec->fd_slot);
+    self->link = link;
+    self->fd_slot = rec->fd_slot;
+    self->of = sfs_backing_ref(base);
+    self->registry = registry;
+    self->slot = slot;
+    self->made = sfs_time_get(&rec->mtime);
+    self->changed = sfs_time_get(&rec->ctime);
+    return &self->base;
+}

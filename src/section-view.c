@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What is done with an open view as a whole: telling what is its own, dropping that, and writing it
+ * into what it is a view of.
+ *
+ * A commit is all or nothing as far as a death goes: there is room for it before anything is
+ * written, `committing` in the view's record says that it has begun, and doing it again from the
+ * start, over what was done, ends the same (sfs_views_finish_commits()).
+ */
+#include "section-internal.h"
+
+#include "view.h"
+
+#include <fuse_lowlevel.h>
+
+static int
+check_view(const SfsHandle *handle, bool writes)
+{
+    if (handle->backing == NULL || handle->backing->ops->changed == NULL)
+        return -ENOTTY;
+    if (writes && (handle->rec->flags & O_ACCMODE) == O_RDONLY)
+        return -EBADF;
+    return 0;
+}
+
+int
+sfs_section_view_diff(SfsMount *mount, SfsHandle *handle, SectionDiff *diff)
+{
+    const SfsBackingOps *ops;
+    off_t first, end;
+    int r = check_view(handle, false);
+
+    if (r == 0 && diff->from > INT64_MAX)
+        r = -EINVAL;
+    if (r < 0)
+        return r;
+    ops = handle->backing->ops;
+    diff->count = 0;
+    while (diff->count < SECTION_RANGES) {
+        r = ops->changed(handle->backing, (off_t)diff->from, &first, &end);
+        if (r < 0)
+            return r == -ENXIO ? 0 : r;
+        diff->ranges[diff->count++] =
+            (SectionRange){.offset = (uint64_t)first, .length = (uint64_t)(end - first)};
+        diff->from = (uint64_t)end;
+    }
+    return 0;
+}
+
+/* Has the kernel write back what was stored to mappings of an inode, and read anew. */
+static void
+settle_inode(SfsMount *mount, uint64_t nodeid)
+{
+    fuse_lowlevel_notify_inval_inode(mount->session, nodeid, 0, 0);
+}
+
+int
+sfs_section_view_reset(SfsMount *mount, SfsHandle *handle)
+{
+    g_autoptr(SfsBacking) base = NULL;
+    SfsTarget target;
+    struct stat st = {0};
+    int r = check_view(handle, true);
+
+    if (r < 0)
+        return r;
+    sfs_node_peek(mount->nodes, handle->node, handle->class, &target);
+    base = sfs_section_bytes(mount, &target);
+    if (base != NULL)
+        r = base->ops->stat(base, &st);
+    if (r < 0)
+        return r;
+    /* What was stored before must not come in afterwards. */
+    settle_inode(mount, handle->rec->nodeid);
+    r = handle->backing->ops->reset(handle->backing, st.st_size);
+    settle_inode(mount, handle->rec->nodeid);
+    return r;
+}
+
+/* The section that the view's bytes go to. */
+static int
+find_base(SfsMount *mount, const SfsHandle *handle, const SfsCaller *caller, SfsTarget *base)
+{
+    const SfsNodeRec *rec;
+
+    sfs_node_peek(mount->nodes, handle->node, SFS_CLASS_NODE, base);
+    rec = base->rec;
+    if (handle->class == SFS_CLASS_OWN && rec->base != SFS_NO_SLOT) {
+        sfs_node_peek(mount->nodes, rec->base, SFS_CLASS_NODE, base);
+        rec = base->rec;
+    } else if (handle->class == SFS_CLASS_OWN) {
+        /* Its own bytes, which it shows to each as a copy. */
+        if (rec->kind == SFS_KIND_FILE && !rec->fd_writable)
+            return sfs_section_refuse(base, -EACCES, "its file is open for reading only");
+        return sfs_caller_may(caller, rec->uid, rec->gid, rec->mode, W_OK)
+                   ? 0
+                   : sfs_section_refuse(base, -EACCES, "its mode does not allow writing");
+    }
+    if (rec->protect != SFS_PROTECT_READWRITE)
+        return sfs_section_refuse(base, -EACCES, "it is not to be written");
+    if (!sfs_caller_may(caller, rec->uid, rec->gid, rec->mode, W_OK))
+        return sfs_section_refuse(base, -EACCES, "its mode does not allow writing");
+    return 0;
+}
+
+int
+sfs_section_view_commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *caller)
+{
+    SfsTarget base;
+    struct stat st;
+    int r = check_view(handle, true);
+
+    if (r == 0)
+        r = find_base(mount, handle, caller, &base);
+    if (r < 0)
+        return r;
+    settle_inode(mount, handle->rec->nodeid);
+    r = handle->backing->ops->stat(handle->backing, &st);
+    if (r == 0)
+        r = sfs_section_check_size(mount, &base, NULL, (uint64_t)st.st_size);
+    if (r < 0)
+        return r;
+    sfs_section_drop_privileges(mount, &base, caller);
+    r = handle->backing->ops->commit(handle->backing);
+    settle_inode(mount, sfs_nodeid(SFS_CLASS_NODE, base.slot, base.rec->nodeid_serial));
+    return r;
+}

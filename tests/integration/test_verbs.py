@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: MIT
+"""What is done with an open view as a whole: sectionctl cow diff, reset, commit, export."""
+
+import errno
+import fcntl
+import mmap
+import os
+import struct
+
+import pytest
+
+from test_cow import FILE, make_base
+from test_views import define, loop  # noqa: F401 (a fixture)
+from util import (GIB, KIB, MIB, PAGE, call, eventually, mapped, opened, pattern, punch, read, refused,
+                  run, sha, write)
+
+RANGES = 64
+DIFF = 3 << 30 | (16 + 16 * RANGES) << 16 | ord("S") << 8 | 0x81
+RESET, COMMIT = ord("S") << 8 | 0x82, ord("S") << 8 | 0x83
+every_mode = pytest.mark.modes("passthrough", "cached", "user")
+SIZES = {"small": 100 * KIB + 1000, "large": 2 * MIB + 1000}
+
+
+def diff(fd):
+    """The ranges that are the view's own, as (offset, length) in pages."""
+    found, start = [], 0
+    while True:
+        answer = bytearray(struct.pack("=QII", start, 0, 0) + bytes(16 * RANGES))
+        fcntl.ioctl(fd, DIFF, answer)
+        start, count, _ = struct.unpack_from("=QII", answer)
+        found += [struct.unpack_from("=QQ", answer, 16 + 16 * n) for n in range(count)]
+        if count < RANGES:
+            return [(offset // PAGE, length // PAGE) for offset, length in found]
+
+
+@pytest.fixture(params=[("page", "small"), ("page", "large"), ("file", "small"), ("file", "large")],
+                ids="-".join)
+def base(request, mnt, place):
+    kind, size = request.param
+    return make_base(mnt, kind, place, pattern("base", SIZES[size]))
+
+
+@every_mode
+def test_diff_lists_what_was_written(mnt, base):
+    def body():
+        with opened(mnt.cow("base")) as fd:
+            assert diff(fd) == []
+            os.pwrite(fd, b"x", 5 * PAGE + 7)
+            os.pwrite(fd, b"y" * 2 * PAGE, 10 * PAGE + 1)
+            view = mapped(fd, len(base.data))
+            view[20 * PAGE] ^= 255
+            view.flush()
+            assert diff(fd) == [(5, 1), (10, 3), (20, 1)]
+            punch(fd, 22 * PAGE, PAGE)
+            assert diff(fd) == [(5, 1), (10, 3), (20, 1), (22, 1)]
+            view.close()
+            os.ftruncate(fd, 11 * PAGE)
+            assert diff(fd) == [(5, 1), (10, 1)]
+    mnt.run(body)
+    base.unchanged()
+
+
+def test_diff_of_more_ranges_than_fit_into_one_answer(mnt):
+    write(mnt / "x", bytes(4 * MIB))
+    with opened(mnt.cow("x")) as fd:
+        for page in range(0, 400, 2):
+            os.pwrite(fd, b"x", page * PAGE)
+        assert diff(fd) == [(page, 1) for page in range(0, 400, 2)]
+
+
+def test_only_views_have_them(mnt):
+    write(mnt / "x", b"data")
+    for path in (mnt / "x", mnt / ".stats", mnt.info("x")):
+        with opened(path, os.O_RDONLY) as fd:
+            for request in (DIFF, RESET, COMMIT):
+                with refused(errno.ENOTTY):
+                    fcntl.ioctl(fd, request, bytearray(16 + 16 * RANGES)) if request == DIFF \
+                        else fcntl.ioctl(fd, request)
+    with opened(mnt.cow("x"), os.O_RDONLY) as fd:
+        assert diff(fd) == []
+        for request in (RESET, COMMIT):
+            with refused(errno.EBADF):
+                fcntl.ioctl(fd, request)
+
+
+# --- reset ----------------------------------------------------------------------------------------
+
+@every_mode
+def test_reset_shows_the_section_again(mnt, base):
+    def body():
+        size = len(base.data)
+        with opened(mnt.cow("base")) as fd:
+            view = mapped(fd, size)
+            os.pwrite(fd, b"written", 100)
+            view[PAGE:PAGE + 6] = b"stored"         # not even written back
+            os.ftruncate(fd, size + 10 * PAGE)
+            punch(fd, 3 * PAGE, PAGE)
+            fcntl.ioctl(fd, RESET)
+            assert os.fstat(fd).st_size == size
+            assert view[:] == os.pread(fd, size + PAGE, 0) == base.data
+            assert diff(fd) == []
+            view[PAGE:PAGE + 5] = b"again"
+            os.pwrite(fd, b"too", 2 * PAGE)
+            assert os.pread(fd, 5, PAGE) == b"again" and view[2 * PAGE:2 * PAGE + 3] == b"too"
+            view.close()
+            os.ftruncate(fd, 10)
+            fcntl.ioctl(fd, RESET)
+            assert os.pread(fd, size + PAGE, 0) == base.data
+    mnt.run(body)
+    base.unchanged()
+
+
+def test_reset_gives_the_memory_back(mnt):
+    write(mnt / "x", bytes(PAGE))
+    with opened(mnt / "x") as fd:
+        os.ftruncate(fd, GIB)
+    before = mnt.stats()["size_used"]
+    with opened(mnt.cow("x")) as fd:
+        for at in range(0, 64 * MIB, MIB):
+            os.pwrite(fd, bytes(MIB), 512 * MIB + at)
+        fcntl.ioctl(fd, RESET)
+        assert mnt.stats()["size_used"] - before <= 2 * MIB
+        assert os.getxattr(fd, "user.section.private") == b"0"
+
+
+# --- commit ---------------------------------------------------------------------------------------
+
+@every_mode
+def test_commit_writes_the_view_into_the_section(mnt, base):
+    def body():
+        size = len(base.data)
+        expected = bytearray(base.data)
+        with opened(mnt.cow("base")) as fd:
+            view = mapped(fd, size)
+            os.pwrite(fd, b"written", 100)
+            view[PAGE:PAGE + 6] = b"stored"
+            punch(fd, 3 * PAGE, PAGE)
+            os.pwrite(fd, b"grown", size + 5000)
+            expected[100:107], expected[PAGE:PAGE + 6] = b"written", b"stored"
+            expected[3 * PAGE:4 * PAGE] = bytes(PAGE)
+            expected += bytes(5000) + b"grown"
+            assert read(mnt / "base") == base.data
+            fcntl.ioctl(fd, COMMIT)
+            assert read(mnt / "base") == expected
+            assert os.stat(mnt / "base").st_size == len(expected)
+            assert os.pread(fd, 2 * len(expected), 0) == expected and view[:] == expected[:size]
+            assert diff(fd) == []
+            os.pwrite(fd, b"afterwards", 200)       # and it is a view still
+            assert read(mnt / "base") == expected
+            view.close()
+            os.ftruncate(fd, 50)
+            os.ftruncate(fd, 100)
+            fcntl.ioctl(fd, COMMIT)
+            assert read(mnt / "base") == bytes(expected[:50]) + bytes(50)
+        if base.real:
+            assert read(base.real) == read(mnt / "base")
+    mnt.run(body)
+
+
+def test_commit_is_seen_by_who_has_the_section_open(mnt, base):
+    with opened(mnt / "base") as fd, opened(mnt.cow("base")) as own:
+        assert os.pread(fd, 10, 0) == base.data[:10]
+        os.pwrite(own, b"committed", 0)
+        fcntl.ioctl(own, COMMIT)
+        assert os.pread(fd, 9, 0) == b"committed"
+
+
+def test_commit_is_for_those_who_may_write_the_section(mnt, base, user):
+    os.chmod(mnt / "base", 0o644)
+    base.before = base.facts()
+
+    def body():
+        with opened(mnt.cow("base")) as fd:
+            os.pwrite(fd, b"mine", 0)
+            with refused(errno.EACCES):
+                fcntl.ioctl(fd, COMMIT)
+            assert os.pread(fd, 4, 0) == b"mine"
+    call(body, user=user)
+    base.unchanged()
+    os.setxattr(mnt / "base", "user.section.protect", b"readonly")
+    base.before = base.facts()
+    with opened(mnt.cow("base")) as fd:
+        os.pwrite(fd, b"mine", 0)
+        with refused(errno.EACCES):
+            fcntl.ioctl(fd, COMMIT)
+    base.unchanged()
+
+
+@pytest.mark.options("size=8M")
+def test_commit_that_does_not_fit_changes_nothing(mnt, place):
+    write(mnt / "x", pattern("x", 64 * KIB))
+    with opened(mnt / "x") as fd:
+        os.ftruncate(fd, 64 * MIB)
+    write(mnt / "other", bytes(3 * MIB))
+    before = sha(mnt / "x")
+    with opened(mnt.cow("x")) as fd:
+        os.pwrite(fd, pattern("new", 3 * MIB), MIB)
+        os.pwrite(fd, b"new", 0)
+        with refused(errno.ENOSPC):
+            fcntl.ioctl(fd, COMMIT)
+        assert sha(mnt / "x") == before
+        assert os.pread(fd, 3 * MIB, MIB) == pattern("new", 3 * MIB)
+        os.unlink(mnt / "other")
+        eventually(lambda: not os.path.exists(mnt / "other") and mnt.stats()["size_used"] < 6 * MIB)
+
+
+@pytest.mark.parametrize("policy, code", [("limit=2100000", errno.EFBIG), ("resize=fixed", errno.EPERM)])
+def test_commit_keeps_to_the_policies(mnt, policy, code):
+    key, value = policy.split("=")
+    write(mnt / "x", pattern("x", 2 * MIB))
+    os.setxattr(mnt / "x", f"user.section.{key}", value.encode())
+    with opened(mnt.cow("x")) as fd:
+        os.pwrite(fd, b"grown", 3 * MIB)
+        with refused(code):
+            fcntl.ioctl(fd, COMMIT)
+        assert read(mnt / "x") == pattern("x", 2 * MIB)
+        os.ftruncate(fd, 2 * MIB)
+        os.pwrite(fd, b"changed", 0)
+        fcntl.ioctl(fd, COMMIT)
+        assert read(mnt / "x") == b"changed" + pattern("x", 2 * MIB)[7:]
+
+
+@pytest.mark.parametrize("kind", ["xfs", "btrfs"])
+def test_verbs_on_a_clone(new_mount, loop, kind):
+    mnt = new_mount("passthrough")
+    where = loop(kind)
+    write(f"{where}/real", pattern("real", 4 * MIB))
+    define(mnt / "x", f"{where}/real")
+    with opened(mnt.cow("x")) as fd:
+        assert os.getxattr(fd, "user.section.mode") == b"clone"
+        assert diff(fd) == []
+        os.pwrite(fd, b"x", 100 * PAGE)
+        os.fsync(fd)
+        assert (100, 1) in diff(fd) or any(a <= 100 < a + n for a, n in diff(fd))
+        fcntl.ioctl(fd, RESET)
+        assert os.pread(fd, 5 * MIB, 0) == pattern("real", 4 * MIB) and diff(fd) == []
+        os.pwrite(fd, b"committed", 100 * PAGE)
+        os.ftruncate(fd, 3 * MIB)
+        fcntl.ioctl(fd, COMMIT)
+        expected = bytearray(pattern("real", 4 * MIB)[:3 * MIB])
+        expected[100 * PAGE:100 * PAGE + 9] = b"committed"
+        assert read(f"{where}/real") == expected == read(mnt / "x")
+    os.unlink(mnt / "x")
+    eventually(lambda: mnt.stats()["sections"] == 0)
+
+
+# --- Shared views ---------------------------------------------------------------------------------
+
+def test_shared_view_can_be_looked_at_reset_and_committed_by_name(mnt, ctl):
+    write(mnt / "base", pattern("base", 2 * MIB))
+    ctl("create", mnt / "scratch", "--base", "base", "--cow", "section")
+    with opened(mnt / "scratch") as fd:
+        os.pwrite(fd, b"x", 7 * PAGE)
+        assert ctl("cow", "diff", mnt / "scratch").stdout == f"{7 * PAGE} {PAGE}\n"
+        ctl("cow", "reset", mnt / "scratch")
+        assert os.pread(fd, 1, 7 * PAGE) == pattern("base", 2 * MIB)[7 * PAGE:7 * PAGE + 1]
+        os.pwrite(fd, b"committed", 8 * PAGE)
+        ctl("cow", "commit", mnt / "scratch")
+        assert read(mnt / "base")[8 * PAGE:8 * PAGE + 9] == b"committed"
+
+
+# --- The command ----------------------------------------------------------------------------------
+
+def test_command(mnt, ctl, place):
+    write(mnt / "x", pattern("x", 2 * MIB + 100))
+    with opened(mnt.cow("x")) as fd:
+        view = f"/proc/{os.getpid()}/fd/{fd}"
+        assert ctl("cow", "diff", view).stdout == ""
+        os.pwrite(fd, b"x" * 3 * PAGE, 8 * PAGE)
+        os.pwrite(fd, b"end", 2 * MIB + 97)
+        assert ctl("cow", "diff", view).stdout == f"{8 * PAGE} {3 * PAGE}\n{2 * MIB} 100\n"
+        ctl("cow", "export", view, f"{place}/out")
+        expected = bytearray(pattern("x", 2 * MIB + 100))
+        expected[8 * PAGE:11 * PAGE], expected[-3:] = b"x" * 3 * PAGE, b"end"
+        assert read(f"{place}/out") == expected
+        result = ctl("cow", "export", view, f"{place}/out", ok=False)       # never over another file
+        assert result.returncode == 1 and "exists" in result.stderr
+        ctl("cow", "commit", view)
+        assert read(mnt / "x") == expected
+        os.pwrite(fd, b"y", 0)
+        ctl("cow", "reset", view)
+        assert os.pread(fd, 3 * MIB, 0) == expected
+
+
+def test_export_keeps_holes(mnt, ctl, place):
+    with opened(mnt / "x", os.O_CREAT | os.O_RDWR) as fd:
+        os.ftruncate(fd, GIB)
+        os.pwrite(fd, b"base", 512 * MIB)
+    with opened(mnt.cow("x")) as fd:
+        os.pwrite(fd, b"own", 700 * MIB)
+        ctl("cow", "export", f"/proc/{os.getpid()}/fd/{fd}", f"{place}/out")
+    with opened(f"{place}/out") as out:
+        assert os.fstat(out).st_size == GIB and os.fstat(out).st_blocks * 512 <= MIB
+        assert os.pread(out, 4, 512 * MIB) == b"base" and os.pread(out, 3, 700 * MIB) == b"own"
+
+
+def test_export_shows_its_progress_on_a_terminal(mnt, session, place):
+    write(mnt / "x", bytes(2 * MIB))
+    with opened(mnt.cow("x")) as fd:
+        master, slave = os.openpty()
+        view = f"/proc/{os.getpid()}/fd/{fd}"
+        pid = os.spawnl(os.P_NOWAIT, "/bin/sh", "sh", "-c",
+                        f"exec {session.programs.sectionctl} cow export {view} {place}/out 2>/proc/"
+                        f"{os.getpid()}/fd/{slave}")
+        assert os.waitpid(pid, 0)[1] == 0
+        assert b"100%" in os.read(master, 4096)
+        os.close(master)
+        os.close(slave)
+
+
+@pytest.mark.parametrize("words, status, said", [
+    (("cow",), 2, "missing"), (("cow", "diff"), 2, "missing"), (("cow", "undo", "x"), 2, "verbs"),
+    (("cow", "export", "x"), 2, "FILE"), (("cow", "diff", "x", "y"), 2, "too many"),
+    (("cow", "diff", "/etc/passwd"), 1, "not an open copy-on-write view"),
+    (("cow", "diff", "/none"), 1, "No such file"),
+])
+def test_mistakes_are_told(ctl, words, status, said):
+    result = ctl(*words, ok=False)
+    assert result.returncode == status and said in result.stderr
