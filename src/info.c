@@ -96,6 +96,7 @@ stats(SfsMount *mount)
     g_string_append_printf(text, "worker_starts: %u\n", header->worker_starts);
     g_string_append_printf(text, "deaths: %u\n", header->deaths);
     g_string_append_printf(text, "reloads: %u\n", header->reloads);
+    g_string_append_printf(text, "reloads_refused: %u\n", header->reloads_refused);
     g_string_append_printf(text, "resumes: %u\n", header->resumes);
     g_string_append_printf(text, "resume_last_us: %" PRIu64 "\n", header->resume_last);
     g_string_append_printf(text, "resume_max_us: %" PRIu64 "\n", header->resume_max);

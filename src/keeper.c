@@ -7,6 +7,9 @@
  * One thread waits for three things: signals (as a descriptor), the worker's messages, and the time
  * that busy files may delay the end. While it serves it allocates nothing.
  *
+ * SIGHUP has the worker replaced by the program that is installed by now, if that knows the layout
+ * of the registry: a child asks it, then the worker is killed, which at any time it may be.
+ *
  * The end comes in one of these ways:
  *  - somebody unmounts: the kernel tells the worker, which exits with 0, and so do we;
  *  - SIGTERM or SIGINT: the mount is detached from its directory, by a child, because that may wait
@@ -66,9 +69,13 @@ typedef struct {
     unsigned failures; /* workers that ended before they served, one after the other */
     unsigned kills;    /* the same, of those that somebody has killed */
     bool ready_told;
-    bool ending;     /* told to end */
-    bool killed;     /* the worker was ended by us */
-    gint64 deadline; /* monotonic µs at which waiting for busy files ends; 0: never */
+    char program[SFS_PATH_MAX]; /* where this program was installed; "": not known */
+    bool reloaded;              /* workers are what is installed there now, and not what we are */
+    bool reloading;             /* the worker was ended by us, for another to go on */
+    pid_t checker;              /* the child that tries what is installed, or 0 */
+    bool ending;                /* told to end */
+    bool killed;                /* the worker was ended by us */
+    gint64 deadline;            /* monotonic µs at which waiting for busy files ends; 0: never */
     SfsReadyFunc ready;
     void *ready_data;
 } Keeper;
@@ -155,8 +162,56 @@ exec_worker(const Keeper *keeper)
     }
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
+    if (keeper->reloaded)
+        execv(keeper->program, argv);
     execv("/proc/self/exe", argv);
     _exit(127);
+}
+
+/* --- another program ------------------------------------------------------------------------- */
+
+/* Asks what is installed whether it knows this registry. */
+static void
+begin_reload(Keeper *keeper)
+{
+    char *argv[] = {(char *)"sectionfs", (char *)"--worker-check", NULL};
+
+    if (keeper->checker != 0 || keeper->worker == 0 || keeper->ending)
+        return;
+    keeper->checker = keeper->program[0] != '\0' ? fork() : -1;
+    if (keeper->checker == 0) {
+        execv(keeper->program, argv);
+        _exit(127);
+    }
+    if (keeper->checker < 0) {
+        keeper->checker = 0;
+        keeper->header->reloads_refused++;
+        g_message("the installed program cannot be found: the worker stays");
+    }
+}
+
+/* It has said so. The worker can be ended at any time; another one goes on. */
+static void
+end_reload(Keeper *keeper, int status)
+{
+    keeper->checker = 0;
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+        keeper->header->reloads_refused++;
+        g_message("%s cannot go on with a registry of layout %u: the worker stays", keeper->program,
+                  keeper->header->layout);
+        return;
+    }
+    keeper->reloaded = keeper->reloading = true;
+    if (keeper->worker != 0)
+        kill(keeper->worker, SIGKILL);
+}
+
+static void
+find_program(Keeper *keeper)
+{
+    ssize_t n = readlink("/proc/self/exe", keeper->program, sizeof keeper->program - 1);
+
+    keeper->program[MAX(n, 0)] = '\0';
 }
 
 static gboolean
@@ -284,6 +339,8 @@ reap(Keeper *keeper)
             keeper->worker_status = status;
         } else if (pid == keeper->detacher) {
             keeper->detacher = 0;
+        } else if (pid == keeper->checker) {
+            end_reload(keeper, status);
         }
     }
 }
@@ -298,6 +355,8 @@ take_signals(Keeper *keeper)
             reap(keeper);
         else if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
             end(keeper);
+        else if (info.ssi_signo == SIGHUP)
+            begin_reload(keeper);
     }
 }
 
@@ -348,12 +407,19 @@ respawn(Keeper *keeper)
     if (keeper->failures > FAILURES_MAX || keeper->kills > KILLS_MAX ||
         atomic_load(&header->cannot_resume))
         return false;
-    header->deaths++;
+    /* What is new may not do after all. */
+    if (keeper->failures > 1)
+        keeper->reloaded = false;
+    if (keeper->reloading)
+        header->reloads++;
+    else
+        header->deaths++;
     /* The time without one counts from the first that died. */
     if (served || header->death_time == 0)
         header->death_time = g_get_monotonic_time();
     header->death_status = keeper->worker_status;
-    header->death_pid = header->worker_pid;
+    header->death_pid = keeper->reloading ? 0 : header->worker_pid;
+    keeper->reloading = false;
     atomic_store(&header->serving, 0);
     header->startup_error[0] = '\0';
     close(keeper->link);
@@ -598,6 +664,7 @@ sfs_keeper_run(SfsConfig *config, int keep_fd, SfsReadyFunc ready, void *data, G
     gboolean ok;
 
     keeper.null = clear_descriptors(keep_fd);
+    find_program(&keeper);
     raise_limits();
     take_over_signals(&keeper);
     ok = start(&keeper, error);

@@ -90,6 +90,8 @@ main(int argc, char **argv)
     SfsConfig config;
     SfsRun run;
 
+    if (argc == 2 && strcmp(argv[1], "--worker-check") == 0)
+        return sfs_worker_check();
     if (argc == 3 && strcmp(argv[1], "--worker") == 0)
         return sfs_worker_main();
     if (!sfs_options_parse(argc, argv, &config, &run, &error))

@@ -248,7 +248,7 @@ typedef struct {
     _Atomic uint32_t cannot_resume; /* the kernel cannot send requests again */
     /* Written by the keeper: ends of workers that were not the mount's, the last one's status as
      * waitpid(2) has it and time (monotonic us); workers replaced on purpose. */
-    uint32_t deaths, reloads;
+    uint32_t deaths, reloads, reloads_refused;
     int32_t death_status;
     uint32_t death_pid;
     int64_t death_time;

@@ -481,3 +481,12 @@ sfs_worker_main(void)
     fuse_session_destroy(worker.mount.session);
     return status;
 }
+
+int
+sfs_worker_check(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(SfsRegistry) registry = sfs_registry_open_to_look(SFS_FD_REGISTRY, &error);
+
+    return registry != NULL ? 0 : 1;
+}

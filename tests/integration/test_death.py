@@ -6,6 +6,7 @@ import fcntl
 import mmap
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -470,3 +471,42 @@ def test_killed_again_and_again_under_load(mnt, place, session):
     print(f"{done} steps; {figures['deaths']} deaths, {figures['resent']} requests again, "
           f"at most {figures['resume_max_us']} µs without a worker")
     assert figures["deaths"] == DEATHS
+
+
+# --- Another program --------------------------------------------------------------------------
+
+def test_reload(mnt, ctl, place):
+    """Another worker goes on with everything that is open, while it is used."""
+    before = mnt.stats()
+    clients = begin_clients(mnt, place, count=2)
+    for n in range(5):
+        ctl("reload", mnt.path)
+        assert mnt.stats()["reloads"] == n + 1
+    end_clients(mnt, place, clients, before)
+    figures = mnt.stats()
+    assert figures["deaths"] == 0 and figures["reloads_refused"] == 0 and figures["resumes"] == 5
+
+
+def test_reload_takes_what_is_installed(session, new_mount, place, ctl):
+    """The program may be replaced; one that does not know the registry is refused."""
+    program = f"{place}/sectionfs"
+    shutil.copy(session.programs.sectionfs, program)
+    mnt = new_mount("passthrough", start=False)
+    mnt.command[0] = program
+    mnt.start()
+    fd = os.open(mnt / "a", os.O_CREAT | os.O_RDWR)
+    os.write(fd, b"bytes")
+    old = mnt.stats()["worker_pid"]
+    os.unlink(program)
+    write(program, b"#!/bin/sh\nexit 1\n")
+    os.chmod(program, 0o755)
+    assert "stays" in ctl("reload", mnt.path, ok=False).stderr
+    assert mnt.stats()["worker_pid"] == old and mnt.stats()["reloads_refused"] == 1
+    os.unlink(program)
+    shutil.copy(session.programs.sectionfs, program)
+    ctl("reload", mnt.path)
+    new = mnt.stats()["worker_pid"]
+    assert os.path.samefile(f"/proc/{new}/exe", program)
+    assert not os.path.samefile(f"/proc/{mnt.keeper}/exe", program)
+    assert os.pread(fd, 10, 0) == b"bytes"
+    os.close(fd)
