@@ -15,6 +15,7 @@
 #include "log.h"
 #include "node.h"
 #include "passthrough.h"
+#include "registry-check.h"
 #include "request.h"
 #include "section.h"
 #include "view.h"
@@ -573,6 +574,24 @@ release_refused(SfsResume *resume, SfsMount *mount)
     }
 }
 
+#ifdef SFS_DEBUG
+/* What the keeper has been told to drop, it may not have dropped yet; and nodes that nothing holds
+ * are about to go. */
+static void
+check(SfsMount *mount)
+{
+    g_autoptr(GPtrArray) problems = g_ptr_array_new_with_free_func(g_free);
+
+    sfs_registry_check(mount->registry, problems);
+    for (guint i = 0; i < problems->len; i++) {
+        const char *problem = g_ptr_array_index(problems, i);
+
+        if (!g_str_has_suffix(problem, "is nothing's") && !g_str_has_suffix(problem, "by nothing"))
+            g_critical("in the registry: %s", problem);
+    }
+}
+#endif
+
 void
 sfs_resume_adopt(SfsResume *resume, SfsMount *mount)
 {
@@ -598,6 +617,9 @@ sfs_resume_adopt(SfsResume *resume, SfsMount *mount)
     sfs_registry_sweep_text(mount->registry);
     sweep_backing_ids(mount);
     SFS_FAULT_POINT();
+#ifdef SFS_DEBUG
+    check(mount);
+#endif
     settle_nodes(resume, mount);
     release_refused(resume, mount);
 }

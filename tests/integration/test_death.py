@@ -466,7 +466,10 @@ def test_killed_again_and_again_under_load(mnt, place, session):
     while len(killed) < DEATHS:
         time.sleep(chance.uniform(0.02, 0.08))
         killed.add(kill_worker(mnt))
+    checked = util.run(mnt.command[0], "--check-registry", mnt.path, ok=False)
+    assert (checked.returncode, checked.stdout) == (0, "")
     done = end_clients(mnt, place, clients, before)
+    util.run(mnt.command[0], "--check-registry", mnt.path)
     figures = mnt.stats()
     print(f"{done} steps; {figures['deaths']} deaths, {figures['resent']} requests again, "
           f"at most {figures['resume_max_us']} µs without a worker")
