@@ -3,10 +3,9 @@
  * Copy-on-write bytes: an overlay of private pages over a base.
  *
  * The overlay is one file of the store. A private page lies in it at the page's own offset; which
- * pages are private is the page map, kept in memory and, for a later worker, as a bitmap in the
- * same file at MAP_OFFSET, beyond all data. A page that is in the map is never looked up in the
- * base again; a hole of the overlay where the map has the page reads as zeros, which is how holes
- * are punched.
+ * pages are private is the page map, kept in memory and, for a later worker, in the same file
+ * beyond all data (map-file.h). A page that is in the map is never looked up in the base again; a
+ * hole of the overlay where the map has the page reads as zeros, which is how holes are punched.
  *
  * What shows of the base ends at `base_limit`, in bytes: truncating lowers it for good, so that
  * what is cut off never comes back when the view grows again. Invariants, under the lock:
@@ -25,13 +24,14 @@
  */
 #include "backing.h"
 
+#include "map-file.h"
 #include "page-map.h"
 #include "util.h"
 
 #include <string.h>
 #include <sys/mman.h>
 
-#define MAP_OFFSET SFS_COW_SIZE_MAX
+#define MAP_OFFSET SFS_MAP_FILE_OFFSET /* = SFS_COW_SIZE_MAX */
 
 /* What is done at a time: given back under the lock, and written to the base. */
 #define SWEEP_PAGES 4096u
@@ -48,6 +48,7 @@ typedef struct {
     GMutex lock;           /* protects all below, and the record's sizes and times */
     SfsStoreFile *overlay; /* NULL until something is private */
     SfsPageMap *map;
+    SfsMapFile kept;     /* the map's copy in the overlay */
     uint64_t changes;    /* counts them */
     SfsStoreFile *locks; /* an empty file for advisory locks, NULL until there is one */
 } CowBacking;
@@ -99,26 +100,6 @@ need_overlay(CowBacking *self)
     return r;
 }
 
-/* Copies the map's bits of [first, end) into the overlay. The map is bookkeeping, so the limit does
- * not refuse it: the page it tells of was accepted already. */
-static void
-keep_map(CowBacking *self, uint64_t first, uint64_t end)
-{
-    static const uint8_t nothing[SFS_MAP_LEAF_BYTES];
-
-    while (first < end) {
-        uint64_t leaf_first = first / SFS_MAP_LEAF_PAGES * SFS_MAP_LEAF_PAGES;
-        uint64_t stop = MIN(end, leaf_first + SFS_MAP_LEAF_PAGES);
-        const uint8_t *leaf = sfs_page_map_leaf(self->map, first);
-        size_t from = (size_t)(first - leaf_first) / 8;
-        size_t to = (size_t)(stop - leaf_first + 7) / 8;
-
-        sfs_store_file_write(self->overlay, (leaf != NULL ? leaf : nothing) + from, to - from,
-                             MAP_OFFSET + (off_t)(leaf_first / 8 + from), true);
-        first = stop;
-    }
-}
-
 static void
 make_private(CowBacking *self, uint64_t first, uint64_t end)
 {
@@ -127,7 +108,7 @@ make_private(CowBacking *self, uint64_t first, uint64_t end)
     if (sfs_page_map_run(self->map, first, end, &already) == end && already)
         return;
     sfs_page_map_add(self->map, first, end);
-    keep_map(self, first, end);
+    sfs_map_file_added(&self->kept, self->overlay, self->map, first, end);
 }
 
 static void
@@ -350,10 +331,7 @@ cow_truncate(SfsBacking *backing, off_t size)
             sfs_page_map_remove(self->map, first, end);
             sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                     start_of(first), start_of(end - first));
-            /* The map beyond: first the byte in which the cut lies, then the rest as a hole. */
-            keep_map(self, first, first + 1);
-            sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                    MAP_OFFSET + (off_t)(first / 8 + 1), (off_t)(end / 8 + 1));
+            sfs_map_file_cut(&self->kept, self->overlay, self->map, first, end);
         }
     } else {
         atomic_store(&self->rec->size, (uint64_t)size);
@@ -647,8 +625,7 @@ forget_all(CowBacking *self)
 
     sfs_page_map_remove(self->map, 0, end);
     if (self->overlay != NULL)
-        sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                MAP_OFFSET, (off_t)(end / 8 + 1));
+        sfs_map_file_cut(&self->kept, self->overlay, self->map, 0, end);
 }
 
 /* Gives back what the overlay holds below @size and the map does not know. */
@@ -816,42 +793,6 @@ sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry, ui
     return &self->base_class;
 }
 
-/* Takes the pages of one run of the bitmap at @offset of the overlay into the map. */
-static void
-load_bits(CowBacking *self, const uint8_t *bits, size_t size, off_t offset)
-{
-    uint64_t page = (uint64_t)(offset - MAP_OFFSET) * 8;
-
-    for (size_t i = 0; i < size; i++, page += 8) {
-        for (unsigned bit = 0; bits[i] == UINT8_MAX ? bit == 0 : bit < 8; bit++) {
-            if (bits[i] == UINT8_MAX)
-                sfs_page_map_add(self->map, page, page + 8);
-            else if (bits[i] >> bit & 1)
-                sfs_page_map_add(self->map, page + bit, page + bit + 1);
-        }
-    }
-}
-
-static void
-load_map(CowBacking *self)
-{
-    int fd = sfs_store_file_fd(self->overlay);
-    off_t data = MAP_OFFSET, hole;
-
-    while ((data = lseek(fd, data, SEEK_DATA)) >= 0) {
-        g_autofree uint8_t *bits = NULL;
-        ssize_t n;
-
-        hole = lseek(fd, data, SEEK_HOLE);
-        if (hole < 0)
-            break;
-        bits = g_malloc((gsize)(hole - data));
-        n = sfs_pread_full(fd, bits, (size_t)(hole - data), data);
-        load_bits(self, bits, (size_t)MAX(n, 0), data);
-        data = hole;
-    }
-}
-
 /* A death while the view was written or cut may have left pages beyond its end. */
 static void
 drop_beyond_end(CowBacking *self)
@@ -861,9 +802,7 @@ drop_beyond_end(CowBacking *self)
     sfs_page_map_remove(self->map, first, end);
     sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                             start_of(first), MAP_OFFSET - start_of(first));
-    keep_map(self, first, first + 1);
-    sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                            MAP_OFFSET + (off_t)(first / 8 + 1), (off_t)(end / 8 - first / 8));
+    sfs_map_file_cut(&self->kept, self->overlay, self->map, first, end);
     clear_rest_of_page(self, (off_t)self->rec->size);
 }
 
@@ -877,7 +816,7 @@ sfs_backing_cow_adopt(SfsStore *store, SfsBacking *base, SfsRegistry *registry, 
         self->locks = sfs_store_file_adopt(store, SFS_STORE_OVERLAY, self->rec->lock_slot);
     if (self->rec->fd_slot != SFS_NO_SLOT) {
         self->overlay = sfs_store_file_adopt(store, SFS_STORE_OVERLAY, self->rec->fd_slot);
-        load_map(self);
+        sfs_map_file_load(&self->kept, sfs_store_file_fd(self->overlay), self->map);
         drop_beyond_end(self);
     }
     if (self->rec->base_limit > self->rec->size)

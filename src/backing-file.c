@@ -16,12 +16,13 @@ typedef struct {
 static ssize_t
 file_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsigned how)
 {
+    int flags = (how & SFS_WRITE_APPEND ? RWF_APPEND : 0) |
+                (how & SFS_WRITE_DATA_SYNC ? RWF_DSYNC : 0) | (how & SFS_WRITE_SYNC ? RWF_SYNC : 0);
     struct iovec iov = {(void *)buf, size};
     ssize_t n;
 
     do {
-        n = pwritev2(sfs_fd_backing_fd(backing), &iov, 1, offset,
-                     how & SFS_WRITE_APPEND ? RWF_APPEND : 0);
+        n = pwritev2(sfs_fd_backing_fd(backing), &iov, 1, offset, flags);
     } while (n < 0 && errno == EINTR);
     return n >= 0 ? n : -errno;
 }

@@ -28,6 +28,9 @@ enum {
     /* At the end of the file, wherever that is by now; @offset is where the kernel believes it to
      * be, and only where others write the file as well can that be wrong. */
     SFS_WRITE_APPEND = 1 << 1,
+    /* The write is on its disk when it is answered, as O_DSYNC and O_SYNC have it. */
+    SFS_WRITE_DATA_SYNC = 1 << 2,
+    SFS_WRITE_SYNC = 1 << 3,
 };
 
 typedef struct {

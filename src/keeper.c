@@ -568,6 +568,27 @@ mount_session(Keeper *keeper, char *said, size_t size)
     return r;
 }
 
+/* The kernel lets a FUSE filesystem have but one hundredth of the dirty pages that others may have,
+ * and makes who stores to mappings wait for the daemon beyond that. Here what is dirty is memory
+ * before and after. Only root may say so; for others it stays as it is. */
+static void
+loosen_write_back(const Keeper *keeper)
+{
+    static const char *const settings[][2] = {{"strict_limit", "0"}, {"max_ratio", "100"}};
+    const dev_t device = (dev_t)keeper->header->mount_dev;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(settings); i++) {
+        char path[64];
+        sfs_autofd fd = -1;
+
+        g_snprintf(path, sizeof path, "/sys/class/bdi/%u:%u/%s", major(device), minor(device),
+                   settings[i][0]);
+        fd = open(path, O_WRONLY | O_CLOEXEC);
+        if (fd < 0 || write(fd, settings[i][1], strlen(settings[i][1])) < 0)
+            g_debug("%s stays as it is: %s", path, g_strerror(errno));
+    }
+}
+
 static gboolean
 mount_it(Keeper *keeper, GError **error)
 {
@@ -593,6 +614,7 @@ mount_it(Keeper *keeper, GError **error)
     g_snprintf(said, sizeof said, "/sys/fs/fuse/connections/%u/abort",
                minor((dev_t)keeper->header->mount_dev));
     keeper->abort = open(said, O_WRONLY | O_CLOEXEC);
+    loosen_write_back(keeper);
     return TRUE;
 }
 

@@ -23,8 +23,9 @@ struct SfsLifetimes {
     GThreadPool *tellers;  /* tell the kernel of names that are gone */
     GThreadPool *scanners; /* look through /proc */
 
-    GMutex lock; /* with @closed, only for waiting */
+    GMutex lock; /* protects all below; with @closed, for waiting */
     GCond closed;
+    GHashTable *to_scan; /* set of slots that a scanner is going to look at */
 };
 
 typedef enum {
@@ -65,33 +66,81 @@ watch_use_of(SfsMount *mount, uint32_t slot)
 
 /* --- what happens at the end ----------------------------------------------------------------- */
 
+/* What the kernel is told of a name: that it is gone, or, where somebody waits for that for a
+ * while, that it is to be looked up anew. */
 typedef struct {
     uint64_t dir, nodeid;
     uint32_t entry;
     char *name;
-} GoneName;
+    guint *untold; /* a box; protected by SfsLifetimes.lock; NULL: the name is gone */
+} Telling;
 
 /* On a thread of its own, for the kernel may have to wait for who works in the directory. */
 static void
 tell(gpointer data, gpointer user_data)
 {
     SfsMount *mount = user_data;
-    GoneName *gone = data;
+    Telling *telling = data;
+    size_t length = strlen(telling->name);
 
-    fuse_lowlevel_notify_delete(mount->session, gone->dir, gone->nodeid, gone->name,
-                                strlen(gone->name));
-    sfs_namespace_told(mount->names, gone->entry);
-    g_free(gone->name);
-    g_free(gone);
+    if (telling->untold == NULL) {
+        fuse_lowlevel_notify_delete(mount->session, telling->dir, telling->nodeid, telling->name,
+                                    length);
+        sfs_namespace_told(mount->names, telling->entry);
+    } else {
+        fuse_lowlevel_notify_inval_entry(mount->session, telling->dir, telling->name, length);
+        g_mutex_lock(&mount->lifetimes->lock);
+        --*telling->untold;
+        g_cond_broadcast(&mount->lifetimes->closed);
+        g_mutex_unlock(&mount->lifetimes->lock);
+        g_atomic_rc_box_release(telling->untold);
+    }
+    g_free(telling->name);
+    g_free(telling);
 }
 
 static void
 name_is_gone(uint64_t dir, const char *name, uint64_t nodeid, uint32_t entry, void *data)
 {
     SfsMount *mount = data;
-    GoneName gone = {dir, nodeid, entry, g_strdup(name)};
+    Telling telling = {dir, nodeid, entry, g_strdup(name), NULL};
 
-    g_thread_pool_push(mount->lifetimes->tellers, g_memdup2(&gone, sizeof gone), NULL);
+    g_thread_pool_push(mount->lifetimes->tellers, g_memdup2(&telling, sizeof telling), NULL);
+}
+
+typedef struct {
+    SfsMount *mount;
+    guint *untold;
+} Renewal;
+
+static void
+name_is_renewed(uint64_t dir, const char *name, uint64_t nodeid, void *data)
+{
+    Renewal *renewal = data;
+    Telling telling = {dir, nodeid, SFS_NO_SLOT, g_strdup(name),
+                       g_atomic_rc_box_acquire(renewal->untold)};
+    SfsLifetimes *lifetimes = renewal->mount->lifetimes;
+
+    g_mutex_lock(&lifetimes->lock);
+    ++*renewal->untold;
+    g_mutex_unlock(&lifetimes->lock);
+    g_thread_pool_push(lifetimes->tellers, g_memdup2(&telling, sizeof telling), NULL);
+}
+
+void
+sfs_lifetime_renewed(SfsMount *mount, uint32_t slot)
+{
+    SfsLifetimes *lifetimes = mount->lifetimes;
+    Renewal renewal = {mount, g_atomic_rc_box_new0(guint)};
+    gint64 deadline = sfs_lifetime_patience();
+    bool more = true;
+
+    sfs_namespace_each_name(mount->names, slot, name_is_renewed, &renewal);
+    g_mutex_lock(&lifetimes->lock);
+    while (more && *renewal.untold > 0)
+        more = g_cond_wait_until(&lifetimes->closed, &lifetimes->lock, deadline);
+    g_mutex_unlock(&lifetimes->lock);
+    g_atomic_rc_box_release(renewal.untold);
 }
 
 /* Whether it is a page section with a file of the store in which there is nothing. Node locked. */
@@ -120,6 +169,19 @@ take_backing(SfsMount *mount, uint32_t slot)
         sfs_time_set(&rec->ctime, sfs_time_max(sfs_time_get(&rec->ctime), st.st_ctim));
     }
     return sfs_node_set_backing(mount->nodes, slot, NULL, SFS_NO_SLOT);
+}
+
+/* Once at a time: its file may be closed by others more often than /proc can be looked through. */
+static void
+scan_soon(SfsMount *mount, uint32_t slot)
+{
+    SfsLifetimes *lifetimes = mount->lifetimes;
+    gpointer data = GUINT_TO_POINTER(slot);
+
+    g_mutex_lock(&lifetimes->lock);
+    if (g_hash_table_add(lifetimes->to_scan, data))
+        g_thread_pool_push(lifetimes->scanners, data, NULL);
+    g_mutex_unlock(&lifetimes->lock);
 }
 
 static bool
@@ -151,7 +213,8 @@ look(SfsMount *mount, uint32_t slot, unsigned looks)
         done = false;
     else if (use == UNUSED && ends)
         rec->doomed = 1;
-    if (use == UNUSED && (rec->doomed || empty))
+    /* Copies of it show its bytes for as long as they are there. */
+    if (use == UNUSED && ((rec->doomed && rec->copies == 0) || empty))
         unused = take_backing(mount, slot);
     ends = ends && rec->doomed;
     sfs_node_unlock(mount->nodes, slot);
@@ -161,7 +224,7 @@ look(SfsMount *mount, uint32_t slot, unsigned looks)
         sfs_namespace_remove_all(mount->names, slot, name_is_gone, mount);
     }
     if (use == UNCLEAR && looks == 0)
-        g_thread_pool_push(mount->lifetimes->scanners, GUINT_TO_POINTER(slot), NULL);
+        scan_soon(mount, slot);
     return done;
 }
 
@@ -197,13 +260,13 @@ sfs_lifetime_closed(SfsMount *mount, uint32_t slot, uint64_t nodeid, bool native
     bool last;
 
     sfs_node_lock(mount->nodes, slot);
-    if (native)
-        rec->native_writers--;
     /* A handle from before the section was redefined counts as a pin: see section.c. Another one
      * becomes a pin while this looks at the section. */
     if ((nodeid & SFS_SERIAL_MASK) == rec->nodeid_serial) {
         rec->opens--;
         rec->pins++;
+        if (native)
+            rec->native_writers--;
     }
     last = rec->opens == 0;
     if (last)
@@ -253,22 +316,35 @@ sfs_lifetime_resume(SfsMount *mount, uint32_t slot)
         look_soon(mount, slot);
 }
 
-void
+bool
 sfs_lifetime_looked_up(SfsMount *mount, const SfsTarget *target)
 {
-    if (sfs_target_is_section(target) && target->rec->policy.lifetime == SFS_TEMPORARY)
-        target->rec->looked_up = (uint64_t)g_get_monotonic_time();
+    bool in_time;
+
+    if (!sfs_target_is_section(target) || target->rec->policy.lifetime != SFS_TEMPORARY)
+        return true;
+    sfs_node_lock(mount->nodes, target->slot);
+    in_time = !target->rec->doomed;
+    target->rec->looked_up = (uint64_t)g_get_monotonic_time();
+    sfs_node_unlock(mount->nodes, target->slot);
+    return in_time;
+}
+
+int
+sfs_lifetime_check_unused_locked(SfsMount *mount, uint32_t slot)
+{
+    return use_of(mount, slot) == UNUSED ? 0 : -EAGAIN;
 }
 
 int
 sfs_lifetime_check_unused(SfsMount *mount, uint32_t slot)
 {
-    Use use;
+    int r;
 
     sfs_node_lock(mount->nodes, slot);
-    use = use_of(mount, slot);
+    r = sfs_lifetime_check_unused_locked(mount, slot);
     sfs_node_unlock(mount->nodes, slot);
-    return use == UNUSED ? 0 : -EAGAIN;
+    return r;
 }
 
 /* --- waiting --------------------------------------------------------------------------------- */
@@ -292,17 +368,19 @@ scan(SfsMount *mount, uint32_t slot)
 {
     SfsTarget target;
     uint32_t generation;
+    uint64_t serial;
     bool wanted;
 
     sfs_node_peek(mount->nodes, slot, SFS_CLASS_NODE, &target);
     sfs_node_lock(mount->nodes, slot);
     wanted = atomic_load(&target.rec->state) == SFS_LIVE && use_of(mount, slot) == UNCLEAR;
     generation = target.rec->generation;
+    serial = target.rec->serial;
     sfs_node_unlock(mount->nodes, slot);
     if (!wanted || sfs_lifetime_is_mapped(mount, &target))
         return;
     sfs_node_lock(mount->nodes, slot);
-    if (generation == target.rec->generation)
+    if (generation == target.rec->generation && serial == target.rec->serial)
         target.rec->unmapped = generation;
     sfs_node_unlock(mount->nodes, slot);
 }
@@ -326,9 +404,13 @@ static void
 scan_and_look(gpointer data, gpointer user_data)
 {
     uint32_t slot = GPOINTER_TO_UINT(data);
+    SfsMount *mount = user_data;
 
-    scan(user_data, slot);
-    look(user_data, slot, 1);
+    g_mutex_lock(&mount->lifetimes->lock);
+    g_hash_table_remove(mount->lifetimes->to_scan, data);
+    g_mutex_unlock(&mount->lifetimes->lock);
+    scan(mount, slot);
+    look(mount, slot, 1);
 }
 
 gint64
@@ -374,6 +456,7 @@ sfs_lifetimes_new(SfsMount *mount)
 
     g_mutex_init(&lifetimes->lock);
     g_cond_init(&lifetimes->closed);
+    lifetimes->to_scan = g_hash_table_new(NULL, NULL);
     lifetimes->tellers = g_thread_pool_new(tell, mount, 1, FALSE, NULL);
     lifetimes->scanners = g_thread_pool_new(scan_and_look, mount, 1, FALSE, NULL);
     lifetimes->watch = sfs_watch_new(look_again, mount);
@@ -392,6 +475,7 @@ sfs_lifetimes_free(SfsLifetimes *lifetimes)
     g_thread_pool_free(lifetimes->scanners, TRUE, TRUE);
     g_mutex_clear(&lifetimes->lock);
     g_cond_clear(&lifetimes->closed);
+    g_hash_table_unref(lifetimes->to_scan);
     g_free(lifetimes);
     return true;
 }

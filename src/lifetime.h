@@ -40,11 +40,19 @@ void sfs_lifetime_changed(SfsMount *mount, uint32_t slot);
 void sfs_lifetime_tell_again(SfsMount *mount);
 void sfs_lifetime_resume(SfsMount *mount, uint32_t slot);
 
-/* Its name was looked up. */
-void sfs_lifetime_looked_up(SfsMount *mount, const SfsTarget *target);
+/* Its names mean another nodeid now: has the kernel look them up anew, and waits until it knows.
+ * Only for a moment, though. The kernel takes the lock of the directory for that; whoever holds it
+ * may wait for the section's own, which is held by the request that this is done for. A name that
+ * the kernel remembers too long is found out when it is opened (-ESTALE). */
+void sfs_lifetime_renewed(SfsMount *mount, uint32_t slot);
+
+/* Its name was looked up. False: too late, it is at its end. */
+bool sfs_lifetime_looked_up(SfsMount *mount, const SfsTarget *target);
 
 /* 0, or -EAGAIN while it is in use, as far as can be told without waiting. */
 int sfs_lifetime_check_unused(SfsMount *mount, uint32_t slot);
+/* The same, with its node locked. */
+int sfs_lifetime_check_unused_locked(SfsMount *mount, uint32_t slot);
 
 /* For threads that may wait: a close is told of a moment after it was done, so whoever is refused
  * because of one may have it tried again. Waits until some handle is released, and looks in /proc

@@ -203,8 +203,12 @@ destroy(SfsNodes *nodes, uint32_t slot)
     sfs_registry_free_text(nodes->registry, text);
     sfs_registry_free_text(nodes->registry, xattrs);
     sfs_backing_unref(backing);
-    if (base != SFS_NO_SLOT)
-        sfs_node_unpin(nodes, base);
+    if (base != SFS_NO_SLOT) {
+        sfs_node_lock(nodes, base);
+        record(nodes, base)->copies--;
+        record(nodes, base)->pins--;
+        sfs_node_unlock_and_collect(nodes, base);
+    }
 }
 
 void

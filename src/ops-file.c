@@ -245,7 +245,9 @@ sfs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t
     } else {
         /* Which stores to a mapping leave alone. */
         drop_privileges(req, ino, fi->kill_suidgid);
-        how = fi->flags & O_APPEND ? SFS_WRITE_APPEND : 0;
+        how = (fi->flags & O_APPEND ? SFS_WRITE_APPEND : 0) |
+              (fi->flags & O_DSYNC ? SFS_WRITE_DATA_SYNC : 0) |
+              ((fi->flags & O_SYNC) == O_SYNC ? SFS_WRITE_SYNC : 0);
     }
     n = sfs_section_write(sfs_op_mount(req), handle, buf, size, offset, how);
     if (n < 0)
@@ -379,6 +381,8 @@ shift_lock(struct flock *lock, off_t by)
 {
     lock->l_start =
         by > 0 && lock->l_start > INT64_MAX - by ? INT64_MAX : MAX(lock->l_start + by, 0);
+    if (lock->l_len > INT64_MAX - lock->l_start)
+        lock->l_len = 0; /* to the end of all files */
 }
 
 void

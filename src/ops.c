@@ -159,7 +159,11 @@ op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
         fuse_reply_err(req, -r);
         return;
     }
-    sfs_lifetime_looked_up(sfs_op_mount(req), &child);
+    if (!sfs_lifetime_looked_up(sfs_op_mount(req), &child)) {
+        sfs_op_forget(sfs_op_mount(req), &child, 1);
+        fuse_reply_err(req, ENOENT);
+        return;
+    }
     reply_target(req, &child);
 }
 
@@ -603,12 +607,6 @@ op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
     reply_sized(req, list, size);
 }
 
-static void
-forget_name(uint64_t dir_nodeid, const char *name, uint64_t nodeid, void *session)
-{
-    fuse_lowlevel_notify_inval_entry(session, dir_nodeid, name, strlen(name));
-}
-
 /* A section that was defined has another nodeid now. Opening it by a name that the kernel remembers
  * would find out, but not everything opens: watching it, for one, does not. */
 static void
@@ -617,7 +615,7 @@ forget_names(fuse_req_t req, const SfsTarget *target)
     SfsMount *mount = sfs_op_mount(req);
 
     if (target->rec->nlink > 0)
-        sfs_namespace_each_name(mount->names, target->slot, forget_name, mount->session);
+        sfs_lifetime_renewed(mount, target->slot);
 }
 
 static void

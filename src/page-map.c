@@ -1,17 +1,23 @@
 /* SPDX-License-Identifier: MIT */
-/* A balanced tree (GTree) of bitmaps, keyed by leaf number, so that a run over nothing skips from
- * leaf to leaf however large the file is. */
+/*
+ * A balanced tree (GTree) of leaves, keyed by leaf number, so that a run over nothing skips from
+ * leaf to leaf however large the file is. A leaf with few pages lists them in order; one with more
+ * is a bitmap. So a view of which a page was written here and there costs some bytes a page.
+ */
 #include "page-map.h"
 
 #include <string.h>
 
 #define WORD_BITS 64
 #define LEAF_WORDS (SFS_MAP_LEAF_PAGES / WORD_BITS)
+#define LIST_MAX 128u
 
 typedef struct {
     uint64_t number; /* key: page / SFS_MAP_LEAF_PAGES */
-    uint32_t count;  /* bits set */
-    uint64_t words[LEAF_WORDS];
+    uint32_t count;  /* pages in it */
+    uint32_t room;   /* of the list */
+    uint16_t *list;  /* in order; NULL: a bitmap */
+    uint64_t *words; /* NULL: a list */
 } Leaf;
 
 /* Bit n of byte m of a leaf is in word m / 8 only on little-endian machines; the others convert. */
@@ -32,12 +38,22 @@ compare(gconstpointer a, gconstpointer b, gpointer unused)
     return x < y ? -1 : x > y;
 }
 
+static void
+free_leaf(gpointer data)
+{
+    Leaf *leaf = data;
+
+    g_free(leaf->list);
+    g_free(leaf->words);
+    g_free(leaf);
+}
+
 SfsPageMap *
 sfs_page_map_new(void)
 {
     SfsPageMap *map = g_new0(SfsPageMap, 1);
 
-    map->leaves = g_tree_new_full(compare, NULL, NULL, g_free);
+    map->leaves = g_tree_new_full(compare, NULL, NULL, free_leaf);
     return map;
 }
 
@@ -58,23 +74,78 @@ find(const SfsPageMap *map, uint64_t page)
     return g_tree_lookup(map->leaves, &number);
 }
 
-static bool
-test(const Leaf *leaf, uint32_t bit)
-{
-    return leaf->words[bit / WORD_BITS] >> (bit % WORD_BITS) & 1;
-}
+/* --- one leaf -------------------------------------------------------------------------------- */
 
-bool
-sfs_page_map_has(const SfsPageMap *map, uint64_t page)
-{
-    const Leaf *leaf = find(map, page);
-
-    return leaf != NULL && test(leaf, page % SFS_MAP_LEAF_PAGES);
-}
-
-/* Sets or clears the bits [from, to) of a leaf; by how many the leaf's count changed. */
+/* Where in the list the first page at or after this one is. */
 static uint32_t
-change(Leaf *leaf, uint32_t from, uint32_t to, bool set)
+list_place(const Leaf *leaf, uint32_t page)
+{
+    uint32_t low = 0, high = leaf->count;
+
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+
+        if (leaf->list[middle] < page)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static bool
+test(const Leaf *leaf, uint32_t page)
+{
+    uint32_t place;
+
+    if (leaf->words != NULL)
+        return leaf->words[page / WORD_BITS] >> (page % WORD_BITS) & 1;
+    place = list_place(leaf, page);
+    return place < leaf->count && leaf->list[place] == page;
+}
+
+static void
+become_bitmap(Leaf *leaf)
+{
+    leaf->words = g_new0(uint64_t, LEAF_WORDS);
+    for (uint32_t i = 0; i < leaf->count; i++)
+        leaf->words[leaf->list[i] / WORD_BITS] |= (uint64_t)1 << (leaf->list[i] % WORD_BITS);
+    g_clear_pointer(&leaf->list, g_free);
+}
+
+static void
+list_add(Leaf *leaf, uint32_t page)
+{
+    uint32_t place = list_place(leaf, page);
+
+    if (place < leaf->count && leaf->list[place] == page)
+        return;
+    if (leaf->count == leaf->room) {
+        leaf->room = MAX(8, 2 * leaf->room);
+        leaf->list = g_renew(uint16_t, leaf->list, leaf->room);
+    }
+    memmove(leaf->list + place + 1, leaf->list + place, (leaf->count - place) * sizeof *leaf->list);
+    leaf->list[place] = (uint16_t)page;
+    leaf->count++;
+}
+
+static void
+change_list(Leaf *leaf, uint32_t from, uint32_t to, bool set)
+{
+    if (set) {
+        while (from < to)
+            list_add(leaf, from++);
+    } else {
+        uint32_t first = list_place(leaf, from), end = list_place(leaf, to);
+
+        if (first < end)
+            memmove(leaf->list + first, leaf->list + end, (leaf->count - end) * sizeof *leaf->list);
+        leaf->count -= end - first;
+    }
+}
+
+static void
+change_bitmap(Leaf *leaf, uint32_t from, uint32_t to, bool set)
 {
     uint32_t changed = 0;
 
@@ -90,7 +161,31 @@ change(Leaf *leaf, uint32_t from, uint32_t to, bool set)
         from += n;
     }
     leaf->count = set ? leaf->count + changed : leaf->count - changed;
-    return changed;
+}
+
+/* Puts the pages [from, to) of a leaf in, or takes them out; by how many it changed. */
+static uint32_t
+change(Leaf *leaf, uint32_t from, uint32_t to, bool set)
+{
+    uint32_t before = leaf->count;
+
+    if (leaf->words == NULL && set && leaf->count + (to - from) > LIST_MAX)
+        become_bitmap(leaf);
+    if (leaf->words != NULL)
+        change_bitmap(leaf, from, to, set);
+    else
+        change_list(leaf, from, to, set);
+    return set ? leaf->count - before : before - leaf->count;
+}
+
+/* --- all of them ----------------------------------------------------------------------------- */
+
+bool
+sfs_page_map_has(const SfsPageMap *map, uint64_t page)
+{
+    const Leaf *leaf = find(map, page);
+
+    return leaf != NULL && test(leaf, page % SFS_MAP_LEAF_PAGES);
 }
 
 void
@@ -147,12 +242,23 @@ sfs_page_map_count(const SfsPageMap *map)
     return map->count;
 }
 
-/* First bit at or after @from whose value is not @value; SFS_MAP_LEAF_PAGES if there is none. */
+/* First page at or after @from that is not @in; SFS_MAP_LEAF_PAGES if there is none. */
 static uint32_t
-next_other(const Leaf *leaf, uint32_t from, bool value)
+next_other(const Leaf *leaf, uint32_t from, bool in)
 {
+    if (leaf->words == NULL) {
+        uint32_t place = list_place(leaf, from);
+
+        if (!in)
+            return place < leaf->count ? leaf->list[place] : SFS_MAP_LEAF_PAGES;
+        while (place < leaf->count && leaf->list[place] == from) {
+            place++;
+            from++;
+        }
+        return from;
+    }
     while (from < SFS_MAP_LEAF_PAGES) {
-        uint64_t word = leaf->words[from / WORD_BITS] ^ (value ? UINT64_MAX : 0);
+        uint64_t word = leaf->words[from / WORD_BITS] ^ (in ? UINT64_MAX : 0);
 
         word >>= from % WORD_BITS;
         if (word != 0)
@@ -185,10 +291,14 @@ sfs_page_map_run(const SfsPageMap *map, uint64_t first, uint64_t end, bool *in)
     return MIN(page, end);
 }
 
-const uint8_t *
-sfs_page_map_leaf(const SfsPageMap *map, uint64_t page)
+void
+sfs_page_map_bits(const SfsPageMap *map, uint64_t page, uint8_t bits[SFS_MAP_LEAF_BYTES])
 {
     const Leaf *leaf = find(map, page);
 
-    return leaf != NULL ? (const uint8_t *)leaf->words : NULL;
+    memset(bits, 0, SFS_MAP_LEAF_BYTES);
+    if (leaf != NULL && leaf->words != NULL)
+        memcpy(bits, leaf->words, SFS_MAP_LEAF_BYTES);
+    for (uint32_t i = 0; leaf != NULL && leaf->words == NULL && i < leaf->count; i++)
+        bits[leaf->list[i] / 8] |= (uint8_t)(1 << leaf->list[i] % 8);
 }

@@ -28,6 +28,6 @@ uint64_t sfs_page_map_count(const SfsPageMap *map);
 /* End of the run of pages alike @first (in the set, or not), at most @end; *@in tells which. */
 uint64_t sfs_page_map_run(const SfsPageMap *map, uint64_t first, uint64_t end, bool *in);
 
-/* The bitmap of the leaf that holds @page (bit n of byte m: page 8m+n of the leaf), NULL where
- * there is none; valid until the map changes. For keeping a copy elsewhere. */
-const uint8_t *sfs_page_map_leaf(const SfsPageMap *map, uint64_t page);
+/* The bitmap of the leaf that holds @page: bit n of byte m is page 8m+n of the leaf. For keeping a
+ * copy elsewhere. */
+void sfs_page_map_bits(const SfsPageMap *map, uint64_t page, uint8_t bits[SFS_MAP_LEAF_BYTES]);

@@ -10,5 +10,6 @@
 void sfs_registry_check(SfsRegistry *registry, GPtrArray *problems);
 
 /* `sectionfs --check-registry MOUNTPOINT`: looks at that of a mount as it goes on, and prints what
- * is wrong with it for good. The exit status: 0, or 1: something is, or 2: it cannot be looked at. */
+ * is wrong with it for good. The exit status: 0, or 1: something is, or 2: it cannot be looked at.
+ */
 int sfs_registry_check_mount(const char *mountpoint);

@@ -303,14 +303,17 @@ count_names(SfsMount *mount)
     {
         rec->nlink = slot == SFS_ROOT_SLOT ? 2 : 0;
         rec->native_writers = 0;
+        rec->copies = 0;
         atomic_store(&rec->opens, 0);
         atomic_store(&rec->pins, 0);
         atomic_store(&rec->views, 0);
     }
     EACH_LIVE(mount, SFS_TABLE_NODES, SfsNodeRec, rec, slot)
     {
-        if (rec->base != SFS_NO_SLOT)
-            node_at(mount, rec->base)->pins++;
+        if (rec->base == SFS_NO_SLOT)
+            continue;
+        node_at(mount, rec->base)->pins++;
+        node_at(mount, rec->base)->copies++;
     }
     EACH_LIVE(mount, SFS_TABLE_DIRENTS, SfsDirentRec, entry, slot)
     {

@@ -79,14 +79,12 @@ sfs_section_stat(SfsMount *mount, const SfsTarget *target, const SfsHandle *hand
     return backing != NULL ? stat_bytes(backing, st) : 0;
 }
 
-void
-sfs_section_drop_privileges(SfsMount *mount, const SfsTarget *target, const SfsCaller *stranger)
+static void
+take_privileges_off(SfsMount *mount, const SfsTarget *target, const SfsCaller *stranger)
 {
     SfsNodeRec *rec = target->rec;
     uint32_t bits = S_ISUID | S_ISGID;
 
-    if (target->class != SFS_CLASS_NODE)
-        return;
     if (sfs_xattr_has_capability(mount, target))
         sfs_xattr_remove(mount, target, SFS_XATTR_CAPABILITY);
     if (stranger == NULL || S_ISDIR(rec->mode) || !(rec->mode & bits))
@@ -97,6 +95,14 @@ sfs_section_drop_privileges(SfsMount *mount, const SfsTarget *target, const SfsC
     sfs_node_lock(mount->nodes, target->slot);
     rec->mode &= ~bits;
     sfs_node_unlock(mount->nodes, target->slot);
+}
+
+void
+sfs_section_drop_privileges(SfsMount *mount, const SfsTarget *target, const SfsCaller *stranger)
+{
+    /* What is written to a view is not written to the section. */
+    if (target->class == SFS_CLASS_NODE)
+        take_privileges_off(mount, target, stranger);
 }
 
 bool
@@ -140,6 +146,7 @@ set_record(SfsMount *mount, const SfsTarget *target, const struct stat *st, unsi
 static int
 resize(const SfsTarget *target, SfsBacking *backing, off_t size)
 {
+    g_autoptr(GMutexLocker) held = sfs_section_hold_size(target);
     struct stat st;
     int r;
 
@@ -286,9 +293,11 @@ sfs_section_set(SfsMount *mount, const SfsTarget *target, const SfsHandle *handl
     /* With nothing to set, the kernel wants the set-id bits off and the change noted: it does so
      * for a chown(2) that names nobody, and for writes that it passes through. */
     if (r == 0 && (what == 0 || what & (SFS_SET_MODE | SFS_SET_UID | SFS_SET_GID))) {
-        /* A new owner has not asked for it to run with his rights. */
-        if (!(what & SFS_SET_MODE))
+        if (what == 0)
             sfs_section_drop_privileges(mount, target, caller);
+        /* A new owner has not asked for it to run with his rights. */
+        else if (!(what & SFS_SET_MODE) && target->class != SFS_CLASS_COW)
+            take_privileges_off(mount, target, caller);
         if (target->class == SFS_CLASS_COW)
             sfs_view_set(mount, target, st, what);
         else

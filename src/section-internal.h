@@ -26,6 +26,9 @@ int sfs_section_check_definable(SfsMount *mount, const SfsTarget *target);
 int sfs_section_check_size(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle,
                            uint64_t size);
 
+/* Whether there may be memory, or room on a disk, up to @end beyond the size: -EFBIG. */
+int sfs_section_check_room(const SfsTarget *target, uint64_t end);
+
 /* Whether that may be written, or the first *@size bytes of it. Takes the memory for it where that
  * is promised. @how: as in backing.h. */
 int sfs_section_admit_write(SfsMount *mount, const SfsHandle *handle, off_t offset, size_t *size,
@@ -33,6 +36,10 @@ int sfs_section_admit_write(SfsMount *mount, const SfsHandle *handle, off_t offs
 
 /* Whether writes have to come here, whatever the kernel could do. */
 bool sfs_section_is_mediated(const SfsNodeRec *rec);
+
+/* Changes of a page section's size and memory that must not come between each other: where memory
+ * is committed, growing takes it from the end on, wherever that is. NULL: it needs none. */
+GMutexLocker *sfs_section_hold_size(const SfsTarget *target);
 
 /* Whether memory that it has, it keeps. */
 bool sfs_section_keeps_memory(const SfsNodeRec *rec);

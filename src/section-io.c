@@ -86,13 +86,22 @@ ssize_t
 sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, size_t size, off_t offset,
                   unsigned how)
 {
+    g_autoptr(GMutexLocker) held = NULL;
+    SfsTarget target;
     /* Written back pages come with any handle of the inode that can write. */
     int r = check_handle(handle, true);
     bool appends =
         r == 0 && how & SFS_WRITE_APPEND && strcmp(handle->backing->ops->kind, "file") == 0;
 
+    if (r < 0)
+        return r;
     if (appends && was_appended(handle->backing, buf, size))
         return (ssize_t)size;
+    if (handle->class == SFS_CLASS_NODE && !(how & SFS_WRITE_BACK)) {
+        sfs_node_peek(mount->nodes, handle->node, handle->class, &target);
+        if (sfs_section_keeps_memory(target.rec))
+            held = sfs_section_hold_size(&target);
+    }
     if (r == 0)
         r = sfs_section_admit_write(mount, handle, offset, &size, how);
     if (r < 0)
@@ -128,6 +137,7 @@ clear(SfsHandle *handle, off_t offset, off_t length, off_t size)
 int
 sfs_section_allocate(SfsMount *mount, SfsHandle *handle, int mode, off_t offset, off_t length)
 {
+    g_autoptr(GMutexLocker) held = NULL;
     SfsTarget target;
     struct stat st;
     int r = check_handle(handle, true);
@@ -135,9 +145,12 @@ sfs_section_allocate(SfsMount *mount, SfsHandle *handle, int mode, off_t offset,
     if (r < 0)
         return r;
     sfs_node_peek(mount->nodes, handle->node, handle->class, &target);
+    held = sfs_section_hold_size(&target);
     r = handle->backing->ops->stat(handle->backing, &st);
     if (r == 0 && !(mode & FALLOC_FL_KEEP_SIZE) && offset + length > st.st_size)
         r = sfs_section_check_size(mount, &target, handle, (uint64_t)(offset + length));
+    else if (r == 0 && !(mode & FALLOC_FL_PUNCH_HOLE) && offset + length > st.st_size)
+        r = sfs_section_check_room(&target, (uint64_t)(offset + length));
     if (r == 0 && handle->class == SFS_CLASS_NODE && sfs_section_keeps_memory(target.rec)) {
         if (mode & FALLOC_FL_PUNCH_HOLE)
             return clear(handle, offset, length, st.st_size);

@@ -233,9 +233,20 @@ static void
 note_open(SfsNodeRec *rec)
 {
     rec->generation++;
-    /* What has no name yet is still being made. */
+}
+
+/* It has a user now. What has no name yet is still being made. */
+static void
+note_use(SfsMount *mount, const SfsTarget *target)
+{
+    SfsNodeRec *rec = target->rec;
+
+    if (!sfs_target_is_section(target) || rec->policy.lifetime != SFS_TEMPORARY)
+        return;
+    sfs_node_lock(mount->nodes, target->slot);
     if (rec->nlink > 0)
         rec->opened = 1;
+    sfs_node_unlock(mount->nodes, target->slot);
 }
 
 /* Whether a handle's reads and writes have to come here though its mappings are passed through:
@@ -468,6 +479,8 @@ opened:
         sfs_section_release(mount, handle);
         return r;
     }
+    if (target->class != SFS_CLASS_INFO)
+        note_use(mount, target);
     *out = handle;
     return 0;
 }

@@ -88,14 +88,8 @@ find_base(SfsMount *mount, const SfsHandle *handle, const SfsCaller *caller, Sfs
     if (handle->class == SFS_CLASS_OWN && rec->base != SFS_NO_SLOT) {
         sfs_node_peek(mount->nodes, rec->base, SFS_CLASS_NODE, base);
         rec = base->rec;
-    } else if (handle->class == SFS_CLASS_OWN) {
-        /* Its own bytes, which it shows to each as a copy. */
-        if (rec->kind == SFS_KIND_FILE && !rec->fd_writable)
-            return sfs_section_refuse(base, -EACCES, "its file is open for reading only");
-        return sfs_caller_may(caller, rec->uid, rec->gid, rec->mode, W_OK)
-                   ? 0
-                   : sfs_section_refuse(base, -EACCES, "its mode does not allow writing");
     }
+    /* One that is writecopy shows its own bytes to each as a copy, and so they stay. */
     if (rec->protect != SFS_PROTECT_READWRITE)
         return sfs_section_refuse(base, -EACCES, "it is not to be written");
     if (!sfs_caller_may(caller, rec->uid, rec->gid, rec->mode, W_OK))

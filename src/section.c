@@ -65,13 +65,12 @@ sfs_section_check_definable(SfsMount *mount, const SfsTarget *target)
     return 0;
 }
 
-/* Whether its names can come to mean a view, or no view any more. Node locked. */
+/* Whether its names can come to mean a view, or no view any more: not while somebody has it open or
+ * mapped, whose stores would go on going elsewhere. Node locked. */
 static int
 check_switch(SfsMount *mount, const SfsTarget *target)
 {
-    const SfsNodeRec *rec = target->rec;
-
-    if (rec->opens == 0 && rec->views == 0)
+    if (sfs_lifetime_check_unused_locked(mount, target->slot) == 0)
         return 0;
     return sfs_section_check_definable(mount, target);
 }
@@ -154,6 +153,16 @@ sfs_section_is_mediated(const SfsNodeRec *rec)
     return minds_writes(rec, &rec->policy);
 }
 
+GMutexLocker *
+sfs_section_hold_size(const SfsTarget *target)
+{
+    static GMutex locks[256]; /* by slot; held across operations on memory only */
+
+    return target->class == SFS_CLASS_NODE && target->rec->kind == SFS_KIND_PAGE
+               ? g_mutex_locker_new(&locks[target->slot % G_N_ELEMENTS(locks)])
+               : NULL;
+}
+
 bool
 sfs_section_keeps_memory(const SfsNodeRec *rec)
 {
@@ -183,12 +192,20 @@ static bool
 is_alone(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle)
 {
     const SfsNodeRec *rec = target->rec;
+    uint32_t generation;
     bool others;
 
     sfs_node_lock(mount->nodes, target->slot);
     others = rec->opens > (handle != NULL ? 1 : 0) || rec->views > 0;
+    generation = rec->generation;
     sfs_node_unlock(mount->nodes, target->slot);
-    return !others && !sfs_lifetime_is_mapped(mount, target);
+    if (others || sfs_lifetime_is_mapped(mount, target))
+        return false;
+    /* Looking took some time, in which somebody may have opened and mapped it. */
+    sfs_node_lock(mount->nodes, target->slot);
+    others = rec->generation != generation;
+    sfs_node_unlock(mount->nodes, target->slot);
+    return !others;
 }
 
 static int
@@ -239,6 +256,16 @@ sfs_section_check_size(SfsMount *mount, const SfsTarget *target, const SfsHandle
         return sfs_section_refuse(target, -EFBIG, "that is above its limit");
     return size < now && policy->resize == SFS_RESIZE_GROW ? check_shrink(mount, target, handle)
                                                            : 0;
+}
+
+int
+sfs_section_check_room(const SfsTarget *target, uint64_t end)
+{
+    const SfsPolicy *policy = &target->rec->policy;
+
+    return target->class == SFS_CLASS_NODE && policy->limit != 0 && end > policy->limit
+               ? sfs_section_refuse(target, -EFBIG, "that is above its limit")
+               : 0;
 }
 
 int
@@ -300,6 +327,7 @@ change_policy(SfsMount *mount, const SfsTarget *target, SfsPolicyKey key, const 
 static int
 commit_all(SfsMount *mount, const SfsTarget *target)
 {
+    g_autoptr(GMutexLocker) held = sfs_section_hold_size(target);
     g_autoptr(SfsBacking) backing = sfs_node_backing(mount->nodes, target->slot);
     uint64_t size = size_of(backing);
 

@@ -94,9 +94,8 @@ ssize_t sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, s
 ssize_t sfs_section_read(SfsMount *mount, SfsHandle *handle, void *buf, size_t size, off_t offset,
                          bool quietly);
 
-/* What a write or a change of owner does to the rights that a program gets when it runs: its
- * capabilities are gone, and with @stranger, who lacks the privilege to leave them, the set-id bits
- * as well (NULL: they stay). */
+/* What a write takes off the rights that a program gets when it runs: its capabilities, and with
+ * @stranger, who lacks the privilege to leave them, the set-id bits as well (NULL: they stay). */
 void sfs_section_drop_privileges(SfsMount *mount, const SfsTarget *target,
                                  const SfsCaller *stranger);
 

@@ -113,15 +113,24 @@ value_of(const SfsSectionSpec *spec, SfsSpecKey key)
     return texts[key] != NULL ? g_strdup(texts[key]) : g_strdup_printf("%" PRIu64, number);
 }
 
+static bool
+has_own_bytes(const SfsSectionSpec *spec)
+{
+    return spec->lines[SFS_SPEC_FILE] == 0 && spec->lines[SFS_SPEC_BASE] == 0;
+}
+
 static gboolean
 make(Maker *maker, const SfsSectionSpec *spec, GError **error)
 {
-    /* What it is comes before what it may become; the size comes before it is fixed. */
+    /* What it is comes before what it may become; the size comes before it is fixed. How a file is
+     * opened depends on the protection; what has bytes of its own gets them before it is protected.
+     */
     static const SfsSpecKey order[] = {
-        SFS_SPEC_OFFSET, SFS_SPEC_LENGTH, SFS_SPEC_PROTECT, SFS_SPEC_COW,
-        SFS_SPEC_FILE,   SFS_SPEC_BASE,   SFS_SPEC_COMMIT,  SFS_SPEC_LIMIT,
-        SFS_SPEC_SIZE,   SFS_SPEC_RESIZE, SFS_SPEC_DELETE,  SFS_SPEC_LIFETIME,
+        SFS_SPEC_OFFSET, SFS_SPEC_LENGTH, SFS_SPEC_PROTECT,  SFS_SPEC_COW,  SFS_SPEC_FILE,
+        SFS_SPEC_BASE,   SFS_SPEC_COMMIT, SFS_SPEC_LIMIT,    SFS_SPEC_SIZE, SFS_SPEC_PROTECT,
+        SFS_SPEC_RESIZE, SFS_SPEC_DELETE, SFS_SPEC_LIFETIME,
     };
+    bool sized = false;
     const char *slash = strrchr(spec->path, '/');
     SfsNodeSpec wanted = {
         .mode = S_IFREG | 0644, .uid = maker->caller.uid, .gid = maker->caller.gid};
@@ -137,7 +146,8 @@ make(Maker *maker, const SfsSectionSpec *spec, GError **error)
     for (size_t i = 0; i < G_N_ELEMENTS(order); i++) {
         g_autofree char *value = value_of(spec, order[i]);
 
-        if (value == NULL)
+        sized |= order[i] == SFS_SPEC_SIZE;
+        if (value == NULL || (order[i] == SFS_SPEC_PROTECT && sized != has_own_bytes(spec)))
             continue;
         r = order[i] == SFS_SPEC_SIZE ? set_size(maker, made.slot, spec->size)
                                       : set(maker, made.slot, order[i], value);

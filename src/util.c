@@ -12,12 +12,13 @@ sfs_parse_number(const char *text, int base, uint64_t max, uint64_t *value)
     /* strtoull takes signs and spaces; a size has none. */
     if (!g_ascii_isdigit(text[0]))
         return -EINVAL;
+    /* Its first call sets up a locale, which may leave any errno behind: only this one counts. */
     errno = 0;
     n = g_ascii_strtoull(text, &end, base);
-    if (errno == ERANGE)
-        return -ERANGE;
-    if (errno != 0 || *end != '\0')
+    if (*end != '\0')
         return -EINVAL;
+    if (n == G_MAXUINT64 && errno == ERANGE)
+        return -ERANGE;
     if (n > max)
         return -ERANGE;
     *value = n;

@@ -5,7 +5,8 @@
  *
  *   base     Opened for reading only: the kernel reads the section's own bytes. Nothing stands
  *            between a writer and those, so no open for writing may ever join such a view: see
- *            `readonly` of its record, which holds in every mode, that it be one rule.
+ *            `readonly` of its record, which holds in every mode, that it be one rule. Not where
+ *            being mapped would change the section: a tmpfs's file with holes.
  *   copy     No larger than `cow_copy_max`: copied into the store, and the kernel uses that.
  *   clone    A file on a file system that shares extents: an unnamed file beside it that does so.
  *   overlay  Anything else, and everything without passthrough: backing-cow.c. Also what has to
@@ -28,9 +29,11 @@
 #include "xattr.h"
 
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/statfs.h>
 
 struct SfsViewMaker {
     GMutex lock;
@@ -68,15 +71,32 @@ minds_users(const SfsTarget *target, const SfsViewWish *wish)
 
 /* --- base ------------------------------------------------------------------------------------ */
 
+/* A tmpfs takes a page for a hole as soon as somebody reads it through a mapping. Whoever looks at
+ * a section by a view must not make it larger. Mostly the count of blocks tells, at no cost; it
+ * does not where there are blocks beyond the end. */
+static bool
+mapping_fills_holes(SfsBacking *base, const struct stat *section)
+{
+    uint64_t whole = sfs_page_round_up((uint64_t)section->st_size);
+    uint64_t there = (uint64_t)section->st_blocks * 512;
+    struct statfs fs;
+
+    if (there == whole ||
+        (fstatfs(sfs_backing_data_fd(base), &fs) == 0 && fs.f_type != TMPFS_MAGIC))
+        return false;
+    return there < whole || base->ops->seek(base, 0, SEEK_HOLE) < section->st_size;
+}
+
 /* The section's bytes must be a file's as a whole. A section that gives rights to who runs it is
  * left alone: being open elsewhere keeps it from the mode in which a write takes those off. And
  * where the page cache may hold what the bytes do not, they are not the whole truth. */
 static bool
-may_show_base(SfsMount *mount, const SfsTarget *target, const SfsViewWish *wish)
+may_show_base(SfsMount *mount, const SfsTarget *target, SfsBacking *base, const SfsViewWish *wish)
 {
     const SfsNodeRec *rec = target->rec;
 
-    return rec->base == SFS_NO_SLOT && !rec->bounded && wish->section->st_size > 0 &&
+    return base != NULL && rec->base == SFS_NO_SLOT && !rec->bounded &&
+           wish->section->st_size > 0 && !mapping_fills_holes(base, wish->section) &&
            (rec->io_mode == SFS_IO_UNDECIDED || rec->io_mode == SFS_IO_PASSTHROUGH) &&
            !(rec->mode & (S_ISUID | S_ISGID)) && !sfs_xattr_has_capability(mount, target);
 }
@@ -86,7 +106,7 @@ register_base(SfsMount *mount, const SfsTarget *target, SfsBacking *base)
 {
     const SfsNodeRec *rec = target->rec;
     bool real = rec->kind == SFS_KIND_FILE;
-    int fd = base != NULL ? sfs_backing_data_fd(base) : -1;
+    int fd = sfs_backing_data_fd(base);
 
     if (fd < 0)
         return -EOPNOTSUPP;
@@ -250,7 +270,7 @@ sfs_view_make(SfsMount *mount, SfsViewMaker *maker, const SfsTarget *target,
     if (made != NULL)
         return made;
     rec->kind = SFS_VIEW_OVERLAY;
-    if (may_pass && !wish->writes && may_show_base(mount, target, wish)) {
+    if (may_pass && !wish->writes && may_show_base(mount, target, base, wish)) {
         rec->backing_id = MAX(register_base(mount, target, base), 0);
         sfs_passthrough_note(&mount->header->last_backing_id, rec->backing_id);
         if (rec->backing_id != 0)

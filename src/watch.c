@@ -98,6 +98,26 @@ time_left(SfsWatch *watch)
     return next == G_MAXINT64 ? -1 : next <= now ? 0 : (int)((next - now) / 1000 + 1);
 }
 
+/* Events were lost, of whatever files. */
+static void
+look_at_all(SfsWatch *watch)
+{
+    g_autoptr(GArray) all = g_array_new(FALSE, FALSE, sizeof(uint32_t));
+    GHashTableIter iter;
+    gpointer value;
+
+    g_mutex_lock(&watch->lock);
+    g_hash_table_iter_init(&iter, watch->slots);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        const GArray *slots = value;
+
+        g_array_append_vals(all, slots->data, slots->len);
+    }
+    g_mutex_unlock(&watch->lock);
+    for (guint i = 0; i < all->len; i++)
+        look(watch, g_array_index(all, uint32_t, i), 0);
+}
+
 static void
 handle_events(SfsWatch *watch)
 {
@@ -113,6 +133,8 @@ handle_events(SfsWatch *watch)
 
         for (guint i = 0; slots != NULL && event->mask & IN_CLOSE && i < slots->len; i++)
             look(watch, g_array_index(slots, uint32_t, i), 0);
+        if (event->mask & IN_Q_OVERFLOW)
+            look_at_all(watch);
         at += sizeof *event + event->len;
     }
 }

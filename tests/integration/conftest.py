@@ -30,11 +30,15 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("mnt", modes, indirect=True)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--reference"):
         wanted = [item for item in items if item.get_closest_marker("posix")]
         config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
         items[:] = wanted
+    for item in items:
+        if "swap" in item.fixturenames:
+            item.add_marker(pytest.mark.alone)
     if os.geteuid() != 0:
         for item in items:
             item.add_marker(pytest.mark.skip(reason="needs root: mounts, users, swap"))

@@ -722,6 +722,7 @@ def test_deleted_section_lives_on_in_its_views(mnt, base):
 # --- The cost -------------------------------------------------------------------------------------
 
 @pytest.mark.modes("passthrough", "cached")
+@pytest.mark.alone
 def test_cost_of_open_write_close_does_not_depend_on_the_size(mnt, place):
     """1 MiB against a sparse 10 GiB base: as many requests, and the same time within a factor of
     two. Times are medians of interleaved rounds, repeated when the machine was busy."""

@@ -520,7 +520,8 @@ def test_ctl_sets_policies_with_sizes_as_people_write_them(mnt, ctl):
 @every_mode
 def test_ctl_shows_who_holds_a_section(mnt, ctl):
     child = mnt.child()
-    child.do("fd = os.open(path, os.O_RDWR | os.O_CREAT)", path=mnt / "x")
+    child.do("prctl(4, 1)    # PR_SET_DUMPABLE: becoming a user has hidden it from that user's daemon\n"
+             "fd = os.open(path, os.O_RDWR | os.O_CREAT)", path=mnt / "x")
     text = ctl("get", mnt / "x", "holders", user=mnt.user).stdout
     pid, _command, uid, access, age = text.split()
     assert (int(pid), access) == (child.pid, "rw")

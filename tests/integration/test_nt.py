@@ -11,6 +11,7 @@ user.section.file, OpenFileMapping is open(2)."""
 import errno
 import mmap
 import os
+import re
 import shutil
 import stat
 
@@ -48,6 +49,18 @@ def section(mnt, kind, file, size=4 * PAGE, name="x", lifetime="temporary"):
         unused(mnt / name)
     set_keys(mnt / name, lifetime=lifetime)
     return mnt / name, data
+
+
+@pytest.mark.modes("cached")
+def test_the_table_of_checks_is_complete(mnt):
+    """doc/NT.md has W1 to W27, and says "not" or "here" of each as the tests below do."""
+    with open(os.path.join(os.path.dirname(__file__), "../../doc/NT.md")) as file:
+        rows = dict(re.findall(r"^\| W(\d+) \|(.*)$", file.read(), re.MULTILINE))
+    assert list(map(int, rows)) == list(range(1, 28))
+    asked = {name[6:8] for name in globals() if re.match(r"test_w\d\d_", name)}
+    assert asked == {f"{int(number):02}" for number, row in rows.items()
+                     if f"test_w{int(number):02}_" in row}
+    assert set(range(1, 28)) - set(map(int, asked)) == {27}
 
 
 def test_the_mount_has_nt_semantics(mnt):
@@ -309,7 +322,7 @@ def test_w12_memory_that_one_view_touches_is_there_in_every_view(mnt):
 def test_w13_a_shared_write_is_seen_and_a_copy_on_write_is_not(mnt, file, kind):
     """W13, kernel32 virtual.c: a child with FILE_MAP_WRITE changes the parent's read-only view, one
     with FILE_MAP_COPY does not."""
-    path, data = section(mnt, kind, file)
+    path, data = section(mnt, kind, file, lifetime="permanent")
     with opened(path, os.O_RDONLY) as fd:
         view = View(fd, len(data), prot=R)
         writer, copier = mnt.child(), mnt.child()

@@ -578,6 +578,7 @@ def test_passthrough_io_never_reaches_the_daemon(mnt):
     assert (figures["requests_read"], figures["requests_write"]) == (0, 0)
 
 
+@pytest.mark.alone
 @pytest.mark.modes("passthrough")
 def test_two_mappings_cost_the_memory_once(mnt):
     """Shmem of the whole machine grows by the section's size once, not twice; READ, WRITE stay 0."""

@@ -11,7 +11,7 @@ import struct
 import pytest
 
 from sections import gone, key, make
-from util import (MIB, PAGE, View, call, descendants, eventually, extents, opened, pattern, read,
+from util import (MIB, PAGE, View, descendants, extents, opened, pattern, read,
                   refused, run, sha, write)
 
 R = mmap.PROT_READ

@@ -40,6 +40,22 @@ def moment(nanoseconds):
     return "now" if abs(nanoseconds - time.time_ns()) < HOUR else nanoseconds
 
 
+def brief(value):
+    """As repr, without kilobytes of it."""
+    if isinstance(value, bytes) and len(value) > 8:
+        return f"<{len(value)} bytes>"
+    return repr(value)
+
+
+def differing(one, two):
+    """What two outcomes have that is not the same, in a line."""
+    if not (isinstance(one, bytes) and isinstance(two, bytes)):
+        return f"{brief(one)} on tmpfs, {brief(two)} here"
+    at = next((i for i, (a, b) in enumerate(zip(one, two)) if a != b), min(len(one), len(two)))
+    return (f"{brief(one)} on tmpfs, {brief(two)} here, from byte {at} on "
+            f"{one[at:at + 8]!r} and {two[at:at + 8]!r}")
+
+
 class Side:
     """One of the two filesystems as one process has it: a root directory, open files, mappings."""
 
@@ -146,9 +162,12 @@ class Side:
             os.close(self.mapped[slot])
             self.views[slot] = None
 
+    def mapped_size(self, slot):
+        return os.fstat(self.mapped[slot]).st_size
+
     def inside(self, slot, offset, count):
         """What of that is within the file. Beyond its end is another test's affair."""
-        end = min(os.fstat(self.mapped[slot]).st_size, self.views[slot].length)
+        end = min(self.mapped_size(slot), self.views[slot].length)
         return max(0, min(count, end - offset))
 
     def do_store(self, slot, data, offset):
@@ -267,20 +286,29 @@ class Side:
         return found
 
 
+class KnownView:
+    """What a process knows of a view that it has opened."""
+
+    def __init__(self, readonly):
+        self.readonly = readonly                # first opened for reading
+        self.size = None                        # when it was last closed
+
+
 class ViewSide(Side):
     """The same for files that are all views, or copies."""
 
     def __init__(self, root, cow):
         super().__init__(root, None)
         self.cow = cow                          # the root as seen under .cow; None: copies are made
-        self.view_of = {}                       # for each descriptor, what stands for its view
+        self.view_of = {}                       # for each descriptor, its KnownView
+        self.mapped_view = [None] * SLOTS       # for each mapping
 
     def do_view(self, slot, name, flags):
         if self.cow is not None:
             fd = os.open(f"{self.cow}/{name}", flags)
         else:
             fd = self.open_copy(name, flags)
-        self._keep(slot, fd, [flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC])
+        self._keep(slot, fd, KnownView(flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC))
 
     def open_copy(self, name, flags):
         base, copy = self.path(name), self.path("copy")
@@ -297,15 +325,32 @@ class ViewSide(Side):
         return fd
 
     def _keep(self, slot, fd, view):
-        self.view_of[fd] = view
         if self.files[slot] is not None:
-            os.close(self.files[slot])
+            self.do_close(slot)
+        self.view_of[fd] = view
         self.files[slot] = fd
+
+    def do_close(self, slot):
+        fd = self.file(slot)
+        self.view_of[fd].size = os.fstat(fd).st_size
+        super().do_close(slot)
+
+    def do_map(self, slot, private):
+        super().do_map(slot, private)
+        self.mapped_view[slot] = self.view_of[self.files[slot]]
+
+    def mapped_size(self, slot):
+        """A view that is only mapped may have no attributes any more, but it has its size."""
+        view = self.mapped_view[slot]
+        for fd in self.files:
+            if fd is not None and self.view_of[fd] is view:
+                return os.fstat(fd).st_size
+        return view.size
 
     def do_join(self, source, slot, flags):
         """Another open of the same view. One that was first opened for reading stays so."""
         fd = self.file(source)
-        if self.cow is None and self.view_of[fd][0] and flags & os.O_ACCMODE != os.O_RDONLY:
+        if self.cow is None and self.view_of[fd].readonly and flags & os.O_ACCMODE != os.O_RDONLY:
             raise PermissionError(errno.EACCES, "for reading only")
         self._keep(slot, os.open(f"/proc/self/fd/{fd}", flags), self.view_of[fd])
 
@@ -354,7 +399,7 @@ class Actor:
     def step(self, step):
         one, two = self.tmpfs.do(step), self.mount.do(step)
         if one != two:
-            return f"{step}: {one!r} on tmpfs, {two!r} here"
+            return f"({', '.join(map(brief, step))}): {differing(one, two)}"
         return None
 
     def look(self, exact):
@@ -538,11 +583,8 @@ def seed(session):
 
 
 def fail(seed, number, trouble, steps):
-    def said(step):
-        return ", ".join(f"<{len(word)} bytes>" if isinstance(word, bytes) and len(word) > 8 else repr(word)
-                         for word in step)
     pytest.fail(f"SECTIONFS_TEST_SEED={seed}, process {number}, {trouble}\nthe last steps:\n"
-                + "\n".join(f"  {said(step)}" for step in steps), pytrace=False)
+                + "\n".join(f"  {', '.join(map(brief, step))}" for step in steps), pytrace=False)
 
 
 def test_each_in_its_own_directory(mnt, grounds, seed):

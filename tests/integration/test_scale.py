@@ -102,6 +102,7 @@ def make(path):
 # --- Very many ---------------------------------------------------------------------------------
 
 @pytest.mark.modes("cached")
+@pytest.mark.alone
 def test_very_many_in_one_directory(mnt, session):
     session.watchdog.arm(600)
     os.mkdir(mnt / "d")
@@ -146,6 +147,7 @@ def test_very_many_in_one_directory(mnt, session):
 
 
 @pytest.mark.modes("passthrough")
+@pytest.mark.alone
 def test_very_many_opened_and_closed(mnt, session):
     """Made by open and close: nothing of that stays."""
     session.watchdog.arm(600)
@@ -168,6 +170,7 @@ def test_very_many_opened_and_closed(mnt, session):
 
 
 @pytest.mark.modes("passthrough")
+@pytest.mark.alone
 def test_very_many_in_a_deep_tree(mnt, session):
     """20 levels of a chain, and below each a tree of three: no name is looked for in vain."""
     session.watchdog.arm(600)
@@ -199,6 +202,7 @@ def test_very_many_in_a_deep_tree(mnt, session):
     eventually(lambda: mnt.stats()["sections"] == 0)
 
 
+@pytest.mark.alone
 def test_very_many_names_of_one_section(mnt):
     count = MANY // 10
     write(mnt / "x", b"one")

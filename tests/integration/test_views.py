@@ -12,8 +12,8 @@ import shutil
 import pytest
 
 from test_cow import FILE, make_base
-from util import (KIB, MIB, PAGE, View, call, eventually, extents, mapped, mount, opened, pattern,
-                  punch, read, refused, run, sha, umount, write)
+from util import (FALLOC_KEEP_SIZE, KIB, MIB, PAGE, View, call, eventually, extents, fallocate, mapped,
+                  mount, opened, pattern, punch, read, refused, run, sha, umount, write)
 
 SMALL, LARGE = 100 * KIB + 1000, 2 * MIB + 1000
 only_passthrough = pytest.mark.modes("passthrough")
@@ -229,6 +229,63 @@ def test_reopening_a_mapping_after_the_last_close(mnt, place, kind, size, flags)
             os.ftruncate(second, size + PAGE)
     view.close()
     made.unchanged()
+
+
+@pytest.mark.parametrize("kind", ["page", "file"])
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_view_that_is_only_mapped(mnt, place, kind, size):
+    """It keeps its bytes to the end of its own size, not the section's. What its attributes are is
+    told only where that is known to the daemon."""
+    made = make_base(mnt, kind, place, pattern("base", size))
+    before = mnt.stats()
+    fd = os.open(mnt.cow("base"), os.O_RDWR)
+    os.ftruncate(fd, PAGE)
+    os.ftruncate(fd, size + 5 * PAGE)
+    os.pwrite(fd, pattern("tail"), size + 2 * PAGE)
+    lasting = mode(fd) == "overlay"
+    inode = os.open(f"/proc/self/fd/{fd}", os.O_PATH)
+    view = View(fd, size + 5 * PAGE)
+    os.close(fd)
+    if not lasting:
+        mnt.settled(before, "handles")
+    assert os.fstat(inode).st_size == (size + 5 * PAGE if lasting else size)
+    # Nothing was touched before.
+    expected = pattern("base", size)[:PAGE] + bytes(size + PAGE) + pattern("tail") + bytes(2 * PAGE)
+    assert view.read(0, size + 5 * PAGE) == expected
+    view.write(size + 4 * PAGE, b"stored")
+    assert view.read(size + 4 * PAGE, 8) == b"stored\0\0"
+    view.close()
+    os.close(inode)
+    mnt.settled(before)
+    made.unchanged()
+
+
+@pytest.mark.parametrize("kind", ["page", "tmpfs", "disk"])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_reading_holes_by_a_mapping_takes_nothing(mnt, new_mount, place, kind, ahead):
+    """A tmpfs gives pages to holes that are read through a mapping: not to the section's, for a
+    view that was opened for reading, and neither where blocks beyond the end hide the holes."""
+    size = 64 * PAGE
+    where = {"page": mnt.path, "disk": place}.get(kind) or new_mount("tmpfs").path
+    real = f"{where}/real"
+    with opened(real, os.O_CREAT | os.O_RDWR) as fd:
+        os.ftruncate(fd, size)
+        os.pwrite(fd, pattern("data", 16 * PAGE), 8 * PAGE)
+        if ahead:
+            fallocate(fd, FALLOC_KEEP_SIZE, size, size)
+        os.fsync(fd)
+    if kind == "page":
+        os.rename(real, mnt / "x")
+    else:
+        define(mnt / "x", real)
+    before, used = os.stat(mnt / "x").st_blocks, mnt.stats()["size_used"]
+    with opened(mnt.cow("x"), os.O_RDONLY) as fd:
+        for flags in mmap.MAP_SHARED, mmap.MAP_PRIVATE:
+            view = View(fd, size, flags, prot=mmap.PROT_READ)
+            assert view.read(0, size) == bytes(8 * PAGE) + pattern("data", 16 * PAGE) + bytes(40 * PAGE)
+            view.close()
+    assert os.stat(mnt / "x").st_blocks == before
+    assert mnt.stats()["size_used"] == used
 
 
 def test_16_readers_and_writers_at_once(mnt, place):

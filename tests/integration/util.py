@@ -47,7 +47,7 @@ libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_l
 CLONE_NEWNS = 0x00020000
 MS_NOSUID, MS_BIND, MS_REC, MS_PRIVATE = 2, 4096, 16384, 1 << 18
 MNT_DETACH = 2
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 MADV_DONTFORK, MADV_PAGEOUT = 10, 21
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
@@ -345,6 +345,7 @@ def become(user, groups, keep):
         os.setgid(user.gid)
         os.setuid(user.uid)
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)             # changing the uid has cleared it
+        prctl(PR_SET_DUMPABLE, 1)               # and hidden it from the user's other processes
     os.umask(0o022)
 
 

@@ -4,6 +4,7 @@
 #include "backing.h"
 
 #include "keeper-link.h"
+#include "map-file.h"
 #include "page-map.h"
 #include "util.h"
 
@@ -16,7 +17,7 @@
 #define LEAF ((size_t)SFS_MAP_LEAF_PAGES * PAGE)
 #define PUNCH (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 
-/* Where the copy of the map lies in the overlay: see ARCHITECTURE.md. */
+/* The greatest size; beyond it the copy of the map lies in the overlay. */
 #define MAP_OFFSET SFS_COW_SIZE_MAX
 
 typedef struct {
@@ -323,23 +324,33 @@ check_all(Rig *rig)
         check_read(rig, at, step);
 }
 
+/* The map as a later worker finds it in the overlay. */
+static SfsPageMap *
+kept_map(int overlay)
+{
+    SfsPageMap *map = sfs_page_map_new();
+    SfsMapFile kept;
+
+    if (overlay >= 0)
+        sfs_map_file_load(&kept, overlay, map);
+    return map;
+}
+
 /* What a later worker would make of the record, the overlay and its map: the same bytes. */
 static void
 check_kept(Rig *rig, size_t from, size_t end)
 {
     int overlay = keepers_fd(rig, rig->rec->fd_slot);
+    SfsPageMap *map = kept_map(overlay);
     uint64_t limit = rig->rec->base_limit;
     uint8_t page[PAGE];
 
     end = MIN(end, rig->model_size);
     for (size_t at = from / PAGE * PAGE; at < end; at += PAGE) {
         size_t n = MIN(PAGE, end - at);
-        uint8_t bits = 0;
 
         memset(page, 0, sizeof page);
-        if (overlay >= 0)
-            g_assert_cmpint(pread(overlay, &bits, 1, MAP_OFFSET + (off_t)(at / PAGE / 8)), >=, 0);
-        if (bits >> (at / PAGE % 8) & 1) {
+        if (sfs_page_map_has(map, at / PAGE)) {
             g_assert_cmpint(pread(overlay, page, n, (off_t)at), >=, 0);
         } else if (at < limit) {
             size_t shown = MIN(n, limit - at);
@@ -348,21 +359,16 @@ check_kept(Rig *rig, size_t from, size_t end)
         }
         g_assert_cmpint(memcmp(page, rig->model + at, n), ==, 0);
     }
+    sfs_page_map_free(map);
 }
 
 static void
 check_kept_count(Rig *rig)
 {
-    int overlay = keepers_fd(rig, rig->rec->fd_slot);
-    const size_t size = rig->max / PAGE / 8 + 64;
-    g_autofree uint8_t *bits = g_malloc0(size);
-    uint64_t n = 0;
+    SfsPageMap *map = kept_map(keepers_fd(rig, rig->rec->fd_slot));
 
-    if (overlay >= 0)
-        g_assert_cmpint(sfs_pread_full(overlay, bits, size, MAP_OFFSET), >=, 0);
-    for (size_t i = 0; i < size; i++)
-        n += (uint64_t)__builtin_popcount(bits[i]);
-    g_assert_cmpuint(n * PAGE, ==, rig->view->ops->private_bytes(rig->view));
+    g_assert_cmpuint(sfs_page_map_count(map) * PAGE, ==, rig->view->ops->private_bytes(rig->view));
+    sfs_page_map_free(map);
 }
 
 /* --- operations ------------------------------------------------------------------------------- */

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT */
+#include "map-file.h"
+
+#include "util.h"
+
+#include <string.h>
+
+/* The list: entries up to the first that is 0. In an entry the page of a run's beginning is above
+ * its length. The value that no run has, in the first: the bitmap counts. */
+#define LIST_OFFSET (SFS_MAP_FILE_OFFSET + ((off_t)1 << 48))
+#define LIST_ENTRIES (SFS_PAGE_SIZE / sizeof(uint64_t))
+#define LENGTH_BITS 12
+#define LENGTH_MAX (((uint64_t)1 << LENGTH_BITS) - 1)
+#define IS_BITMAP UINT64_MAX
+
+static uint64_t
+first_of(uint64_t entry)
+{
+    return entry >> LENGTH_BITS;
+}
+
+static uint64_t
+end_of(uint64_t entry)
+{
+    return first_of(entry) + (entry & LENGTH_MAX);
+}
+
+static void
+put(SfsStoreFile *file, const void *bytes, size_t size, off_t offset)
+{
+    sfs_store_file_write(file, bytes, size, offset, true);
+}
+
+/* --- the bitmap ------------------------------------------------------------------------------ */
+
+/* The bits of [first, end), in whole bytes. */
+static void
+put_bits(SfsStoreFile *file, const SfsPageMap *map, uint64_t first, uint64_t end)
+{
+    uint8_t bits[SFS_MAP_LEAF_BYTES];
+
+    while (first < end) {
+        uint64_t leaf = first / SFS_MAP_LEAF_PAGES * SFS_MAP_LEAF_PAGES;
+        uint64_t stop = MIN(end, leaf + SFS_MAP_LEAF_PAGES);
+        size_t from = (size_t)(first - leaf) / 8, to = (size_t)(stop - leaf + 7) / 8;
+
+        sfs_page_map_bits(map, first, bits);
+        put(file, bits + from, to - from, SFS_MAP_FILE_OFFSET + (off_t)(leaf / 8 + from));
+        first = stop;
+    }
+}
+
+static void
+become_bitmap(SfsMapFile *kept, SfsStoreFile *file, const SfsPageMap *map)
+{
+    const uint64_t mark = IS_BITMAP, end = (uint64_t)SFS_MAP_FILE_OFFSET >> SFS_PAGE_SHIFT;
+    uint64_t page = 0;
+    bool in = false;
+
+    while (page < end) {
+        uint64_t next = sfs_page_map_run(map, page, end, &in);
+
+        if (in)
+            put_bits(file, map, page, next);
+        page = next;
+    }
+    put(file, &mark, sizeof mark, LIST_OFFSET);
+    kept->bitmap = true;
+}
+
+/* --- the list -------------------------------------------------------------------------------- */
+
+/* Splits [first, end) into entries; how many, or more than there may be. */
+static uint32_t
+split(uint64_t first, uint64_t end, uint64_t *entries, uint32_t room)
+{
+    uint32_t n = 0;
+
+    for (; first < end && n < room; n++) {
+        uint64_t length = MIN(end - first, LENGTH_MAX);
+
+        entries[n] = first << LENGTH_BITS | length;
+        first += length;
+    }
+    return first < end ? room + 1 : n;
+}
+
+/* The whole list anew, which is one page and so there at once. */
+static void
+rewrite(SfsMapFile *kept, SfsStoreFile *file, const SfsPageMap *map)
+{
+    const uint64_t end = (uint64_t)SFS_MAP_FILE_OFFSET >> SFS_PAGE_SHIFT;
+    uint64_t entries[LIST_ENTRIES] = {0}, page = 0;
+    const uint32_t most = LIST_ENTRIES - 1;
+    uint32_t n = 0;
+    bool in = false;
+
+    while (page < end && n <= most) {
+        uint64_t next = sfs_page_map_run(map, page, end, &in);
+
+        if (in)
+            n += split(page, next, entries + n, most - n);
+        page = next;
+    }
+    if (n > most) {
+        become_bitmap(kept, file, map);
+        return;
+    }
+    put(file, entries, sizeof entries, LIST_OFFSET);
+    kept->listed = n;
+    kept->last = n > 0 ? entries[n - 1] : 0;
+}
+
+void
+sfs_map_file_added(SfsMapFile *kept, SfsStoreFile *file, const SfsPageMap *map, uint64_t first,
+                   uint64_t end)
+{
+    uint64_t entries[LIST_ENTRIES];
+    uint32_t n;
+
+    if (kept->bitmap) {
+        put_bits(file, map, first, end);
+        return;
+    }
+    /* A run that goes on grows. */
+    if (kept->last != 0 && end_of(kept->last) == first &&
+        end - first_of(kept->last) <= LENGTH_MAX) {
+        kept->last += end - first;
+        put(file, &kept->last, sizeof kept->last,
+            LIST_OFFSET + (off_t)((kept->listed - 1) * sizeof(uint64_t)));
+        return;
+    }
+    n = split(first, end, entries, LIST_ENTRIES - 1 - MIN(kept->listed, LIST_ENTRIES - 1));
+    if (kept->listed + n > LIST_ENTRIES - 1) {
+        become_bitmap(kept, file, map);
+        return;
+    }
+    /* Several at once are in one page still; they were part of one write that is not answered. */
+    put(file, entries, n * sizeof(uint64_t),
+        LIST_OFFSET + (off_t)(kept->listed * sizeof(uint64_t)));
+    kept->listed += n;
+    kept->last = entries[n - 1];
+}
+
+void
+sfs_map_file_cut(SfsMapFile *kept, SfsStoreFile *file, const SfsPageMap *map, uint64_t first,
+                 uint64_t end)
+{
+    if (!kept->bitmap) {
+        rewrite(kept, file, map);
+        return;
+    }
+    /* First the byte in which the cut lies, then the rest as a hole. */
+    put_bits(file, map, first, first + 1);
+    sfs_store_file_allocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                            SFS_MAP_FILE_OFFSET + (off_t)(first / 8 + 1), (off_t)(end / 8 + 1));
+    if (first == 0 && sfs_page_map_count(map) == 0) {
+        kept->bitmap = false;
+        rewrite(kept, file, map);
+    }
+}
+
+/* --- a later worker -------------------------------------------------------------------------- */
+
+static void
+load_bits(int fd, off_t from, off_t end, SfsPageMap *map)
+{
+    uint8_t bits[SFS_MAP_LEAF_BYTES];
+
+    while (from < end) {
+        ssize_t n = sfs_pread_full(fd, bits, MIN(sizeof bits, (size_t)(end - from)), from);
+        uint64_t page = (uint64_t)(from - SFS_MAP_FILE_OFFSET) * 8;
+
+        for (ssize_t i = 0; i < n * 8; i++) {
+            if (bits[i / 8] >> (i % 8) & 1)
+                sfs_page_map_add(map, page + (uint64_t)i, page + (uint64_t)i + 1);
+        }
+        from += (off_t)sizeof bits;
+    }
+}
+
+void
+sfs_map_file_load(SfsMapFile *kept, int fd, SfsPageMap *map)
+{
+    uint64_t entries[LIST_ENTRIES] = {0};
+    off_t data = SFS_MAP_FILE_OFFSET, hole;
+
+    *kept = (SfsMapFile){0};
+    sfs_pread_full(fd, entries, sizeof entries, LIST_OFFSET);
+    if (entries[0] != IS_BITMAP) {
+        for (; kept->listed < LIST_ENTRIES && entries[kept->listed] != 0; kept->listed++) {
+            kept->last = entries[kept->listed];
+            sfs_page_map_add(map, first_of(kept->last), end_of(kept->last));
+        }
+        return;
+    }
+    kept->bitmap = true;
+    while ((data = lseek(fd, data, SEEK_DATA)) >= 0 && data < LIST_OFFSET) {
+        hole = lseek(fd, data, SEEK_HOLE);
+        if (hole < 0)
+            return;
+        load_bits(fd, data, MIN(hole, LIST_OFFSET), map);
+        data = hole;
+    }
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The page map of a copy-on-write view as it is kept for a later worker: in the overlay's own file,
+ * beyond all data.
+ *
+ * It begins as a list of runs in one page, and becomes a bitmap when that is full; so a view of
+ * which little was written costs one page for it, and any other one for each 128 MiB. What is
+ * written is always one entry or one page after another, the last of them the one that counts, so
+ * that a death in between leaves the map before or after.
+ *
+ * Not thread-safe: the owner's lock protects it.
+ */
+#pragma once
+
+#include "page-map.h"
+#include "store.h"
+
+typedef struct {
+    uint32_t listed; /* entries in the list */
+    bool bitmap;     /* the list does not count any more */
+    uint64_t last;   /* entry of the list, 0: none */
+} SfsMapFile;
+
+/* Where it lies: no page of data is as far. */
+#define SFS_MAP_FILE_OFFSET ((off_t)1 << 62)
+
+/* Notes what @map has by now: the pages [first, end) were put in; or all from @first on were taken
+ * out, of which @end was the last. The limit of the store does not refuse it: what it tells of was
+ * accepted already. */
+void sfs_map_file_added(SfsMapFile *kept, SfsStoreFile *file, const SfsPageMap *map, uint64_t first,
+                        uint64_t end);
+void sfs_map_file_cut(SfsMapFile *kept, SfsStoreFile *file, const SfsPageMap *map, uint64_t first,
+                      uint64_t end);
+
+/* Reads it into an empty map. */
+void sfs_map_file_load(SfsMapFile *kept, int fd, SfsPageMap *map);
