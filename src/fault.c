@@ -5,7 +5,6 @@
 
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
 
 static _Atomic uint64_t *points;
 static uint64_t kill_at;
@@ -26,23 +25,19 @@ sfs_fault_point(void)
         kill(getpid(), SIGKILL);
 }
 
-/* Times that a step has failed in this process. */
-static atomic_uint failures;
+void
+sfs_fault_request(uint32_t opcode)
+{
+    const char *at = g_getenv("SECTIONFS_ABORT_AT");
+
+    if (at != NULL && g_ascii_strtoull(at, NULL, 10) == opcode)
+        abort();
+}
 
 bool
 sfs_fault_fails(const char *step)
 {
-    const char *wanted = g_getenv("SECTIONFS_FAIL");
-    size_t length = strlen(step);
-    unsigned times = UINT_MAX;
-
-    if (wanted == NULL || strncmp(wanted, step, length) != 0)
-        return false;
-    if (wanted[length] == ':')
-        times = (unsigned)g_ascii_strtoull(wanted + length + 1, NULL, 10);
-    else if (wanted[length] != '\0')
-        return false;
-    return atomic_fetch_add(&failures, 1) < times;
+    return g_strcmp0(g_getenv("SECTIONFS_FAIL"), step) == 0;
 }
 
 #else

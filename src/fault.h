@@ -12,6 +12,7 @@
 
 #define SFS_FAULT_POINT() sfs_fault_point()
 #define SFS_FAULT_FAILS(step) sfs_fault_fails(step)
+#define SFS_FAULT_REQUEST(opcode) sfs_fault_request(opcode)
 
 /* Where the points are counted: in memory that outlives the worker, so that each is passed once. */
 void sfs_fault_init(_Atomic uint64_t *counter);
@@ -19,12 +20,16 @@ void sfs_fault_init(_Atomic uint64_t *counter);
 /* Kills this process here, if SECTIONFS_KILL_AT says so. */
 void sfs_fault_point(void);
 
-/* Whether this step is to fail: SECTIONFS_FAIL is its name, or its name and how many times. */
+/* Fails, as a fault of its own would have it, at a request with the opcode SECTIONFS_ABORT_AT. */
+void sfs_fault_request(uint32_t opcode);
+
+/* Whether this step is to fail: SECTIONFS_FAIL is its name. */
 bool sfs_fault_fails(const char *step);
 
 #else
 
 #define SFS_FAULT_POINT() ((void)0)
 #define SFS_FAULT_FAILS(step) false
+#define SFS_FAULT_REQUEST(opcode) ((void)(opcode))
 
 #endif

@@ -157,6 +157,7 @@ sfs_request_begin(SfsRequests *requests, uint64_t unique, uint32_t opcode, uint6
                         .number = unique & ~SFS_REQUEST_AGAIN,
                         .again = unique & SFS_REQUEST_AGAIN};
     current.running = note_running(requests->header, current.number, opcode, nodeid);
+    SFS_FAULT_REQUEST(opcode);
     if (current.again) {
         current.done = take_done(requests, current.number);
         current.found = current.done != SFS_NO_SLOT;

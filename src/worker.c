@@ -472,6 +472,11 @@ sfs_worker_main(void)
     if (worker.refused || worker.mount.store == NULL) {
         status = 1;
     } else {
+        if (worker.resume != NULL && SFS_FAULT_FAILS("adopt")) {
+            g_strlcpy(worker.mount.header->startup_error, "it was told to fail",
+                      sizeof worker.mount.header->startup_error);
+            _exit(1);
+        }
         if (worker.resume != NULL)
             sfs_resume_adopt(worker.resume, &worker.mount);
         tell_of_resume(&worker);

@@ -19,6 +19,7 @@ from util import (KIB, MIB, PAGE, Child, View, eventually, kill, opened, pattern
 LONG = os.environ.get("SECTIONFS_TEST_LONG") == "1"
 DEATHS = 1000 if LONG else 100
 PROCESSES = 8
+both_modes = pytest.mark.parametrize("mode", ["passthrough", "cached"])
 
 
 def worker_of(mnt):
@@ -513,3 +514,68 @@ def test_reload_takes_what_is_installed(session, new_mount, place, ctl):
     assert not os.path.samefile(f"/proc/{mnt.keeper}/exe", program)
     assert os.pread(fd, 10, 0) == b"bytes"
     os.close(fd)
+
+
+# --- Faults on demand -------------------------------------------------------------------------
+
+@pytest.fixture
+def faulty(new_mount, monkeypatch):
+    """Mounts with a build that can be told to fail, and is by these variables."""
+    program = os.environ.get("SECTIONFS_FAULTS")
+    if not program:
+        pytest.skip("no build with faults: make check has one, see SECTIONFS_FAULTS")
+    clean_environment = util.clean_environment
+
+    def make(mode, **variables):
+        monkeypatch.setattr(util, "clean_environment",
+                            lambda: {**clean_environment(), **variables})
+        mnt = new_mount(mode, start=False)
+        mnt.command[0] = program
+        mnt.log_is_fine = r"has ended 3 workers"
+        return mnt.start()
+    return make
+
+
+@both_modes
+def test_a_request_that_ends_workers_gets_eio(faulty, mode):
+    """And no other one does."""
+    mnt = faulty(mode, SECTIONFS_ABORT_AT="10")             # FUSE_UNLINK
+    write(mnt / "a", b"bytes")
+    fd = os.open(mnt / "a", os.O_RDWR)
+    with refused(errno.EIO):
+        os.unlink(mnt / "a")
+    assert mnt.stats()["deaths"] == 3
+    assert "(opcode 10" in mnt.log_text()
+    assert os.pread(fd, 10, 0) == read(mnt / "a") == b"bytes"
+    os.rename(mnt / "a", mnt / "b")
+    os.close(fd)
+
+
+@both_modes
+def test_killed_at_each_point(faulty, mode, place, session):
+    """At so many of them as there is time for, evenly spread over the first ones: one client does
+    all that it can do, and knows what must come of it."""
+    session.watchdog.arm(3000 if LONG else 200)
+    points = range(1, 3000) if LONG else range(3, 600, 61)
+    for point in points:
+        mnt = faulty(mode, SECTIONFS_KILL_AT=str(point))
+        os.mkdir(f"{place}/{point}")
+        before = mnt.stats()
+        clients = begin_clients(mnt, f"{place}/{point}", count=2, seed=point)
+        time.sleep(0.3)
+        end_clients(mnt, f"{place}/{point}", clients, before)
+        util.run(mnt.command[0], "--check-registry", mnt.path)
+        assert mnt.stats()["deaths"] == 1
+        assert mnt.stop() == []
+        mnt.keeper = None
+
+
+@both_modes
+def test_no_worker_can_go_on(faulty, mode):
+    """Then the mount ends, and says why."""
+    mnt = faulty(mode, SECTIONFS_FAIL="adopt")
+    mnt.note_processes()
+    kill_worker(mnt)
+    assert mnt.wait_gone() == []
+    assert mnt.status == 1 and "can go on: it was told to fail" in mnt.log_text()
+    assert util.mounts_at(mnt.path) == []
