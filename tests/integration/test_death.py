@@ -182,6 +182,32 @@ def test_io_goes_on_without_a_worker(new_mount):
     assert n > 1000, f"{n} rounds, the longest took {longest} s"
 
 
+def test_many_sections_and_handles(new_mount, session):
+    """How long it takes to go on with them. Only the long run is held to it."""
+    session.watchdog.arm(300)
+    sections, handles = (100000, 10000) if LONG else (5000, 500)
+    mnt = new_mount("passthrough")
+    before = mnt.stats()
+    for n in range(sections):
+        if n % 1000 == 0:
+            os.mkdir(mnt / f"d{n // 1000}")
+        os.mknod(mnt / f"d{n // 1000}/s{n}", 0o100644)
+    names = [mnt / f"d{n // 1000}/s{n}" for n in range(0, sections, sections // handles)]
+    child = mnt.child()
+    child.do("import resource\n"
+             "resource.setrlimit(resource.RLIMIT_NOFILE, (20000, 20000))\n"
+             "fds = [os.open(name, os.O_RDWR) for name in names]\n"
+             "for fd in fds: os.write(fd, b'%d' % fd)", names=names)
+    resumed(mnt)
+    assert child.get("all(os.pread(fd, 9, 0) == b'%d' % fd for fd in fds)")
+    figures = mnt.stats()
+    assert figures["handles"] == before["handles"] + handles
+    print(f"{figures['resume_last_us']} us without a worker")
+    assert not LONG or figures["resume_last_us"] < 500000
+    child.kill()
+    mnt.settled(before, "handles")
+
+
 # --- Requests that come again ------------------------------------------------------------------
 
 class Client:
