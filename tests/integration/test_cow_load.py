@@ -4,7 +4,7 @@
 SECTIONFS_TEST_LONG=1: two million random operations instead of some thousands.
 SECTIONFS_TEST_SEED: repeats a run."""
 
-import contextlib
+import glob
 import os
 import random
 import shutil
@@ -15,7 +15,7 @@ import pytest
 
 from test_cow import make_base
 from test_views import define, loop, runs  # noqa: F401 (a fixture)
-from util import (GIB, KIB, MIB, PAGE, View, eventually, extents, opened, pattern, punch, read, run, sha,
+from util import (GIB, KIB, MIB, PAGE, View, eventually, link_fd, opened, pattern, punch, run, sha,
                   write)
 
 LONG = bool(os.environ.get("SECTIONFS_TEST_LONG"))
@@ -168,7 +168,7 @@ def test_many_views_cost_what_is_written_and_little_more(mnt, place, where):
         random.Random(1).sample(range(GIB // PAGE), 100)
     with opened(mnt.cow("big")) as fd:          # what the first one costs once
         os.pwrite(fd, b"x", 0)
-    eventually(lambda: mnt.stats()["views"] == 0)
+    eventually(lambda: mnt.stats()["size_overlays"] == 0)
     before, worker = mnt.stats(), resident(mnt.stats()["worker_pid"])
     fds = []
     for number in range(count):
@@ -329,3 +329,60 @@ def test_git_works_with_a_packfile_that_is_a_view(mnt, ctl, place):
     assert len(git("log", "--format=%H", where=mnt / "copy.git").split()) == 5
     assert {name: (sha(f"{packs}/{name}"), os.stat(f"{packs}/{name}").st_mtime_ns)
             for name in os.listdir(packs)} == before
+
+
+def postgres_directory():
+    for path in sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True):
+        if all(os.access(f"{path}/{name}", os.X_OK) for name in ("initdb", "pg_ctl", "psql")):
+            return path
+    pytest.skip("there is no initdb (PostgreSQL)")
+
+
+def test_postgresql_on_shared_scratch_copies_of_its_files(mnt, place, user):
+    """Each file of a cluster is a writecopy section that all processes of the server share. As each
+    scratch copy goes with its last user, somebody has to keep them open: here this process does."""
+    tools, golden, socket = postgres_directory(), f"{place}/golden", f"{place}/s"
+    os.mkdir(socket)
+    os.chown(socket, user.uid, user.gid)
+
+    def pg(program, *words):
+        return subprocess.run([f"{tools}/{program}", *words], user=user.uid, group=user.gid,
+                              extra_groups=[], cwd="/", text=True, capture_output=True, timeout=80,
+                              check=True, env={"LC_ALL": "C", "HOME": place, "PATH": "/usr/bin:/bin"}).stdout
+
+    def sql(text):
+        return pg("psql", "-h", socket, "-U", "golden", "-Atc", text, "postgres").split()
+    pg("initdb", "-D", golden, "-U", "golden", "-A", "trust", "--no-sync")
+    files = [f"{top}/{name}" for top, _, names in os.walk(golden) for name in names]
+    before = {path: (sha(path), os.stat(path).st_mtime_ns) for path in files}
+    held = []
+    for top, directories, names in os.walk(golden):
+        there = os.path.normpath(mnt / f"pg/{os.path.relpath(top, golden)}")
+        os.makedirs(there)
+        os.chown(there, user.uid, user.gid)
+        os.chmod(there, 0o700)
+        for name in names:
+            with opened(there, os.O_TMPFILE | os.O_RDWR, 0o600) as fd:
+                for key, value in ("protect", "writecopy"), ("cow", "section"), ("file", f"{top}/{name}"):
+                    os.setxattr(fd, f"user.section.{key}", value.encode())
+                os.fchown(fd, user.uid, user.gid)
+                link_fd(fd, f"{there}/{name}")
+            held.append(os.open(f"{there}/{name}", os.O_RDWR))
+    start = ("pg_ctl", "-D", mnt / "pg", "-w", "-l", f"{socket}/log", "-o",
+             f"-k {socket} -c listen_addresses=''", "start")
+    pg(*start)
+    try:
+        sql("create table t as select g, md5(g::text) as m from generate_series(1, 50000) g")
+        sql("create index on t (g)")
+        sql("update t set m = m || 'x' where g % 2 = 0")
+        sql("checkpoint")
+        pg("pg_ctl", "-D", mnt / "pg", "-w", "-m", "immediate", "stop")     # and it recovers
+        pg(*start)
+        assert sql("select count(*) from t where m like '%x'") == ["25000"]
+        sql("vacuum full t")
+        assert sql("select sum(g) from t") == [str(50000 * 50001 // 2)]
+    finally:
+        pg("pg_ctl", "-D", mnt / "pg", "-w", "-m", "fast", "stop")
+    for fd in held:
+        os.close(fd)
+    assert {path: (sha(path), os.stat(path).st_mtime_ns) for path in files} == before

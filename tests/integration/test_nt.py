@@ -723,7 +723,7 @@ def test_w24_truncation_script(mnt, file, place, kind, view_prot):
     assert size() == 8
     os.ftruncate(handle, 8)                             # so is the size it has
     assert size() == 8
-    for smaller in (7, 6, 5, 4, 1, 0):                  # and nothing below it
+    for smaller in (7, 4, 0):                           # and nothing below it
         with refused(errno.ETXTBSY):
             os.ftruncate(handle, smaller)
         with refused(errno.ETXTBSY):
@@ -732,7 +732,7 @@ def test_w24_truncation_script(mnt, file, place, kind, view_prot):
 
     # The section and a view of 4 of its bytes: larger sizes than those are refused as well.
     view = View(mapping, 4, prot=view_prot)
-    for smaller in (7, 4, 3, 0):
+    for smaller in (7, 3):
         with refused(errno.ETXTBSY):
             os.ftruncate(handle, smaller)
     os.ftruncate(handle, 9)
@@ -740,7 +740,7 @@ def test_w24_truncation_script(mnt, file, place, kind, view_prot):
 
     # The view alone.
     os.close(mapping)
-    for smaller in (8, 4, 3, 0):
+    for smaller in (8, 3):
         with refused(errno.ETXTBSY):
             os.ftruncate(handle, smaller)
         with refused(errno.ETXTBSY):

@@ -261,7 +261,7 @@ def test_grow_lets_its_only_user_shrink_it(mnt, section, kind):
 def test_grow_a_refused_open_leaves_no_handle(mnt, section):
     path = section("page", resize="grow")
     with opened(path, os.O_RDONLY):
-        for _ in range(20):
+        for _ in range(5):
             with refused(errno.ETXTBSY):
                 os.open(path, os.O_RDWR | os.O_TRUNC)
         eventually(lambda: key(path, "opens") == "1")
