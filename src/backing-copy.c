@@ -438,6 +438,8 @@ sfs_backing_copy_keep(SfsBacking *backing, uint32_t slot)
     SfsViewRec *rec = sfs_registry_get(self->registry, SFS_TABLE_VIEWS, slot);
 
     self->slot = slot;
+    /* The times are the file's own from now on, so there is room for this one. */
+    sfs_time_set(&rec->mtime, self->made);
     rec->fd_slot = self->file != NULL ? sfs_store_file_slot(self->file) : self->fd_slot;
 }
 
@@ -473,4 +475,26 @@ sfs_backing_clone_new(int fd, int link, uint32_t fd_slot, SfsBacking *base, SfsR
     copy(backing)->link = link;
     copy(backing)->fd_slot = fd_slot;
     return backing;
+}
+
+SfsBacking *
+sfs_backing_copy_adopt(SfsStore *store, int link, SfsBacking *base, SfsRegistry *registry,
+                       uint32_t slot)
+{
+    SfsViewRec *rec = sfs_registry_get(registry, SFS_TABLE_VIEWS, slot);
+    CopyBacking *self = g_new0(CopyBacking, 1);
+
+    sfs_backing_init(&self->base, &copy_ops);
+    if (rec->kind == SFS_VIEW_COPY)
+        self->file = sfs_store_file_adopt(store, SFS_STORE_SECTION, rec->fd_slot);
+    self->fd = self->file != NULL ? sfs_store_file_fd(self->file)
+                                  : sfs_link_inherited(registry, rec->fd_slot);
+    self->link = link;
+    self->fd_slot = rec->fd_slot;
+    self->of = sfs_backing_ref(base);
+    self->registry = registry;
+    self->slot = slot;
+    self->made = sfs_time_get(&rec->mtime);
+    self->changed = sfs_time_get(&rec->ctime);
+    return &self->base;
 }

@@ -48,9 +48,9 @@ typedef struct {
     GMutex lock;           /* protects all below, and the record's sizes and times */
     SfsStoreFile *overlay; /* NULL until something is private */
     SfsPageMap *map;
-    SfsMapFile kept;  /* the map's copy in the overlay */
-    uint64_t changes; /* counts them */
-    int locks;        /* an empty memory file for advisory locks, -1 until there is one */
+    SfsMapFile kept;     /* the map's copy in the overlay */
+    uint64_t changes;    /* counts them */
+    SfsStoreFile *locks; /* an empty file for advisory locks, NULL until there is one */
 } CowBacking;
 
 static CowBacking *
@@ -556,9 +556,14 @@ cow_lock_fd(SfsBacking *backing)
     CowBacking *self = cow(backing);
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
 
-    if (self->locks < 0)
-        self->locks = memfd_create("sectionfs-locks", MFD_CLOEXEC);
-    return self->locks >= 0 ? self->locks : -errno;
+    if (self->locks == NULL) {
+        int r = sfs_store_file_new(self->store, SFS_STORE_OVERLAY, &self->locks);
+
+        if (r < 0)
+            return r;
+        self->rec->lock_slot = sfs_store_file_slot(self->locks);
+    }
+    return sfs_store_file_fd(self->locks);
 }
 
 static void
@@ -566,11 +571,11 @@ cow_free(SfsBacking *backing)
 {
     CowBacking *self = cow(backing);
 
-    sfs_fd_clear(&self->locks);
-
+    sfs_registry_release(self->registry, SFS_TABLE_VIEWS, self->slot);
+    if (self->locks != NULL)
+        sfs_store_file_free(self->locks);
     if (self->overlay != NULL)
         sfs_store_file_free(self->overlay);
-    sfs_registry_release(self->registry, SFS_TABLE_VIEWS, self->slot);
     sfs_backing_unref(self->base);
     sfs_page_map_free(self->map);
     g_mutex_clear(&self->lock);
@@ -785,6 +790,36 @@ sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry, ui
     self->slot = slot;
     self->rec = sfs_registry_get(registry, SFS_TABLE_VIEWS, slot);
     self->map = sfs_page_map_new();
-    self->locks = -1;
     return &self->base_class;
+}
+
+/* A death while the view was written or cut may have left pages beyond its end. */
+static void
+drop_beyond_end(CowBacking *self)
+{
+    uint64_t first = pages_covering((off_t)self->rec->size), end = page_of(MAP_OFFSET);
+
+    sfs_page_map_remove(self->map, first, end);
+    sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                            start_of(first), MAP_OFFSET - start_of(first));
+    sfs_map_file_cut(&self->kept, self->overlay, self->map, first, end);
+    clear_rest_of_page(self, (off_t)self->rec->size);
+}
+
+SfsBacking *
+sfs_backing_cow_adopt(SfsStore *store, SfsBacking *base, SfsRegistry *registry, uint32_t slot)
+{
+    SfsBacking *backing = sfs_backing_cow_new(store, base, registry, slot);
+    CowBacking *self = cow(backing);
+
+    if (self->rec->lock_slot != SFS_NO_SLOT)
+        self->locks = sfs_store_file_adopt(store, SFS_STORE_OVERLAY, self->rec->lock_slot);
+    if (self->rec->fd_slot != SFS_NO_SLOT) {
+        self->overlay = sfs_store_file_adopt(store, SFS_STORE_OVERLAY, self->rec->fd_slot);
+        sfs_map_file_load(&self->kept, sfs_store_file_fd(self->overlay), self->map);
+        drop_beyond_end(self);
+    }
+    if (self->rec->base_limit > self->rec->size)
+        atomic_store(&self->rec->base_limit, self->rec->size);
+    return backing;
 }

@@ -54,20 +54,32 @@ static const SfsBackingOps page_ops = {
     .free = page_free,
 };
 
+static SfsBacking *
+over_file(SfsStoreFile *file)
+{
+    PageBacking *new = g_new0(PageBacking, 1);
+
+    sfs_backing_init(&new->common.base, &page_ops);
+    new->common.fd = sfs_store_file_fd(file);
+    new->file = file;
+    return &new->common.base;
+}
+
 int
 sfs_backing_page_new(SfsStore *store, SfsBacking **backing, uint32_t *fd_slot)
 {
-    PageBacking *new;
     SfsStoreFile *file;
     int r = sfs_store_file_new(store, SFS_STORE_SECTION, &file);
 
     if (r < 0)
         return r;
-    new = g_new0(PageBacking, 1);
-    sfs_backing_init(&new->common.base, &page_ops);
-    new->common.fd = sfs_store_file_fd(file);
-    new->file = file;
     *fd_slot = sfs_store_file_slot(file);
-    *backing = &new->common.base;
+    *backing = over_file(file);
     return 0;
+}
+
+SfsBacking *
+sfs_backing_page_adopt(SfsStore *store, uint32_t fd_slot)
+{
+    return over_file(sfs_store_file_adopt(store, SFS_STORE_SECTION, fd_slot));
 }

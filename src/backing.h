@@ -137,6 +137,9 @@ sfs_backing_data_fd(SfsBacking *backing)
 /* A new empty file of the store. As sfs_store_file_new(); its slot is for the node's record. */
 int sfs_backing_page_new(SfsStore *store, SfsBacking **backing, uint32_t *fd_slot);
 
+/* The one under a slot, after a worker's death. As sfs_store_file_adopt(). */
+SfsBacking *sfs_backing_page_adopt(SfsStore *store, uint32_t fd_slot);
+
 /* Takes over @fd, open on a real file. The caller has given a duplicate to the keeper under
  * @fd_slot, and takes it back itself. */
 SfsBacking *sfs_backing_file_new(int fd);
@@ -156,6 +159,10 @@ SfsBacking *sfs_backing_window_new(int fd, off_t offset, off_t length);
 SfsBacking *sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry,
                                 uint32_t slot);
 
+/* The same of the record that a dead worker has left, with its overlay. */
+SfsBacking *sfs_backing_cow_adopt(SfsStore *store, SfsBacking *base, SfsRegistry *registry,
+                                  uint32_t slot);
+
 /*
  * A view with a file of its own, that is as the base was when it was made: as much of @base (NULL:
  * nothing) as the size in the view's record says, in a file of the store; or the unnamed file @fd,
@@ -170,3 +177,7 @@ int sfs_backing_copy_new(SfsStore *store, SfsBacking *base, SfsRegistry *registr
 SfsBacking *sfs_backing_clone_new(int fd, int link, uint32_t fd_slot, SfsBacking *base,
                                   SfsRegistry *registry, uint32_t slot);
 void sfs_backing_copy_keep(SfsBacking *copy, uint32_t slot);
+
+/* The one that a dead worker has kept in the record; @link: to the keeper. */
+SfsBacking *sfs_backing_copy_adopt(SfsStore *store, int link, SfsBacking *base,
+                                   SfsRegistry *registry, uint32_t slot);

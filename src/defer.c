@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "defer.h"
 
+#include "request.h"
+
+#include <linux/fuse.h>
 #include <string.h>
 
 #define THREADS_EACH 4
@@ -10,7 +13,7 @@ struct SfsDeferral {
 };
 
 typedef struct {
-    struct fuse_session *session;
+    SfsMount *mount;
     struct fuse_buf buf; /* mem is our own */
 } Deferred;
 
@@ -24,9 +27,7 @@ run(gpointer data, gpointer unused)
     Deferred *deferred = data;
 
     may_wait = true;
-    sfs_defer_serving(&deferred->buf);
-    fuse_session_process_buf(deferred->session, &deferred->buf);
-    sfs_defer_serving(NULL);
+    sfs_defer_process(deferred->mount, &deferred->buf);
     g_free(deferred->buf.mem);
     g_free(deferred);
 }
@@ -55,9 +56,15 @@ sfs_deferral_free(SfsDeferral *deferral)
 }
 
 void
-sfs_defer_serving(const struct fuse_buf *buf)
+sfs_defer_process(SfsMount *mount, const struct fuse_buf *buf)
 {
+    const struct fuse_in_header *in = buf->mem;
+
     current = buf;
+    sfs_request_begin(mount->requests, in->unique, in->opcode, in->nodeid);
+    fuse_session_process_buf(mount->session, buf);
+    sfs_request_end();
+    current = NULL;
 }
 
 bool
@@ -69,9 +76,10 @@ sfs_defer(fuse_req_t req, SfsWaitFor what)
     if (may_wait || current == NULL)
         return false;
     deferred = g_new0(Deferred, 1);
-    deferred->session = mount->session;
+    deferred->mount = mount;
     deferred->buf = *current;
     deferred->buf.mem = g_memdup2(current->mem, current->size);
+    sfs_request_put_off();
     /* It is not answered here: the other thread gets it as if the kernel had sent it there. */
     fuse_reply_none(req);
     g_thread_pool_push(mount->deferral->pools[what], deferred, NULL);

@@ -26,8 +26,8 @@ SfsDeferral *sfs_deferral_new(void);
  */
 bool sfs_deferral_free(SfsDeferral *deferral);
 
-/* The calling thread is about to process @buf, which stays until it calls this again. */
-void sfs_defer_serving(const struct fuse_buf *buf);
+/* Processes a request on the calling thread. */
+void sfs_defer_process(SfsMount *mount, const struct fuse_buf *buf);
 
 /* True: the request is on its way to a thread that may wait, and the caller has nothing more to do
  * with it. False: this is such a thread. */

@@ -94,6 +94,14 @@ stats(SfsMount *mount)
     g_string_append_printf(text, "keeper_pid: %u\n", header->keeper_pid);
     g_string_append_printf(text, "worker_pid: %u\n", header->worker_pid);
     g_string_append_printf(text, "worker_starts: %u\n", header->worker_starts);
+    g_string_append_printf(text, "deaths: %u\n", header->deaths);
+    g_string_append_printf(text, "reloads: %u\n", header->reloads);
+    g_string_append_printf(text, "reloads_refused: %u\n", header->reloads_refused);
+    g_string_append_printf(text, "resumes: %u\n", header->resumes);
+    g_string_append_printf(text, "resume_last_us: %" PRIu64 "\n", header->resume_last);
+    g_string_append_printf(text, "resume_max_us: %" PRIu64 "\n", header->resume_max);
+    g_string_append_printf(text, "resume_total_us: %" PRIu64 "\n", header->resume_total);
+    g_string_append_printf(text, "resent: %" PRIu64 "\n", header->resent);
     for (int i = 0; i < SFS_OPCODES; i++) {
         if (opcode_names[i] != NULL)
             g_string_append_printf(text, "requests_%s: %" PRIu64 "\n", opcode_names[i],

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "keeper-link.h"
 
+#include "fault.h"
+
 #include <string.h>
 #include <sys/socket.h>
 
@@ -46,6 +48,7 @@ sfs_link_put(int link, SfsRegistry *registry, int fd, uint32_t *slot)
 
     if (sfs_registry_alloc(registry, SFS_TABLE_FDS, slot) == NULL)
         return -ENFILE;
+    SFS_FAULT_POINT();
     r = send_message(link, (SfsLinkMessage){SFS_LINK_PUT, *slot}, fd);
     if (r < 0)
         sfs_registry_release(registry, SFS_TABLE_FDS, *slot);
@@ -58,6 +61,16 @@ sfs_link_drop(int link, SfsRegistry *registry, uint32_t slot)
     /* In this order: what the keeper hears of the slot's next use must not overtake this. */
     send_message(link, (SfsLinkMessage){SFS_LINK_DROP, slot}, -1);
     sfs_registry_release(registry, SFS_TABLE_FDS, slot);
+}
+
+int
+sfs_link_inherited(SfsRegistry *registry, uint32_t slot)
+{
+    const SfsFdRec *rec =
+        slot != SFS_NO_SLOT ? sfs_registry_get(registry, SFS_TABLE_FDS, slot) : NULL;
+    int fd = rec != NULL ? atomic_load(&rec->keeper_fd) : 0;
+
+    return fd > 0 ? fd : -1;
 }
 
 int

@@ -16,9 +16,11 @@
 enum {
     SFS_FD_DEVICE = 3, /* /dev/fuse, connected */
     SFS_FD_REGISTRY = 4,
-    SFS_FD_LINK = 5,  /* the worker's end of this socket */
-    SFS_FD_STORE = 6, /* the private tmpfs, where there is one */
-    SFS_FD_FIRST_FREE = 8,
+    SFS_FD_LINK = 5,    /* the worker's end of this socket */
+    SFS_FD_STORE = 6,   /* the private tmpfs, where there is one */
+    SFS_FD_SESSION = 7, /* the worker's own: what libfuse takes for the device */
+    SFS_FD_LIFE = 8,    /* a socket on which nothing is said, see keeper.c */
+    SFS_FD_FIRST_FREE = 9,
 };
 
 typedef enum {
@@ -41,6 +43,9 @@ int sfs_link_put(int link, SfsRegistry *registry, int fd, uint32_t *slot);
 
 /* Has the keeper close the one under @slot, and frees the slot. */
 void sfs_link_drop(int link, SfsRegistry *registry, uint32_t slot);
+
+/* The number at which a worker has inherited the descriptor under @slot; -1: there is none. */
+int sfs_link_inherited(SfsRegistry *registry, uint32_t slot);
 
 /* Tells that the mount answers. */
 int sfs_link_ready(int link);

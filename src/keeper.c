@@ -7,12 +7,17 @@
  * One thread waits for three things: signals (as a descriptor), the worker's messages, and the time
  * that busy files may delay the end. While it serves it allocates nothing.
  *
+ * SIGHUP has the worker replaced by the program that is installed by now, if that knows the layout
+ * of the registry: a child asks it, then the worker is killed, which at any time it may be.
+ *
  * The end comes in one of these ways:
  *  - somebody unmounts: the kernel tells the worker, which exits with 0, and so do we;
  *  - SIGTERM or SIGINT: the mount is detached from its directory, by a child, because that may wait
  * for the worker; from then on it is as above, when the last user of an open file is gone, or when
  * the time for that (drain_timeout) is over, or at a second signal;
- *  - the worker dies: the mount is taken off, and the error says so.
+ *  - workers die one after the other before they get to serve: the mount is taken off, and the
+ *    error says so. A worker that dies otherwise is followed by another, which goes on where it was
+ *    (resume.h).
  */
 #include "keeper.h"
 
@@ -23,9 +28,11 @@
 #include "store.h"
 #include "util.h"
 
+#include <dirent.h>
 #include <fuse_lowlevel.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -37,6 +44,15 @@
 /* Descriptors of the keeper that the worker has not. */
 #define SPARE_DESCRIPTORS 32
 
+/* Workers in a row that may die before they serve; how much longer each is waited. */
+#define FAILURES_MAX 5
+#define KILLS_MAX 100
+#define FAILURE_PAUSE_US 50000
+
+/* Looks in a row that have to show threads asleep for good, and the time between them. */
+#define LEAVE_LOOKS 50
+#define LEAVE_PAUSE_US 400
+
 typedef struct {
     SfsConfig *config;
     SfsRegistry *registry;
@@ -46,12 +62,20 @@ typedef struct {
     int null;  /* /dev/null */
     int abort; /* writing to it ends the connection, -1 where that cannot be had */
     int link;  /* our end of the worker's socket */
+    int life;  /* our end of another, which hangs up when the worker begins to die */
     pid_t worker;
     pid_t detacher;    /* the child that takes the mount off, or 0 */
     int worker_status; /* of waitpid(2), once worker is 0 */
-    bool ending;       /* told to end */
-    bool killed;       /* the worker was ended by us */
-    gint64 deadline;   /* monotonic µs at which waiting for busy files ends; 0: never */
+    unsigned failures; /* workers that ended before they served, one after the other */
+    unsigned kills;    /* the same, of those that somebody has killed */
+    bool ready_told;
+    char program[SFS_PATH_MAX]; /* where this program was installed; "": not known */
+    bool reloaded;              /* workers are what is installed there now, and not what we are */
+    bool reloading;             /* the worker was ended by us, for another to go on */
+    pid_t checker;              /* the child that tries what is installed, or 0 */
+    bool ending;                /* told to end */
+    bool killed;                /* the worker was ended by us */
+    gint64 deadline;            /* monotonic µs at which waiting for busy files ends; 0: never */
     SfsReadyFunc ready;
     void *ready_data;
 } Keeper;
@@ -138,8 +162,56 @@ exec_worker(const Keeper *keeper)
     }
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
+    if (keeper->reloaded)
+        execv(keeper->program, argv);
     execv("/proc/self/exe", argv);
     _exit(127);
+}
+
+/* --- another program ------------------------------------------------------------------------- */
+
+/* Asks what is installed whether it knows this registry. */
+static void
+begin_reload(Keeper *keeper)
+{
+    char *argv[] = {(char *)"sectionfs", (char *)"--worker-check", NULL};
+
+    if (keeper->checker != 0 || keeper->worker == 0 || keeper->ending)
+        return;
+    keeper->checker = keeper->program[0] != '\0' ? fork() : -1;
+    if (keeper->checker == 0) {
+        execv(keeper->program, argv);
+        _exit(127);
+    }
+    if (keeper->checker < 0) {
+        keeper->checker = 0;
+        keeper->header->reloads_refused++;
+        g_message("the installed program cannot be found: the worker stays");
+    }
+}
+
+/* It has said so. The worker can be ended at any time; another one goes on. */
+static void
+end_reload(Keeper *keeper, int status)
+{
+    keeper->checker = 0;
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+        keeper->header->reloads_refused++;
+        g_message("%s cannot go on with a registry of layout %u: the worker stays", keeper->program,
+                  keeper->header->layout);
+        return;
+    }
+    keeper->reloaded = keeper->reloading = true;
+    if (keeper->worker != 0)
+        kill(keeper->worker, SIGKILL);
+}
+
+static void
+find_program(Keeper *keeper)
+{
+    ssize_t n = readlink("/proc/self/exe", keeper->program, sizeof keeper->program - 1);
+
+    keeper->program[MAX(n, 0)] = '\0';
 }
 
 static gboolean
@@ -151,11 +223,16 @@ start_worker(Keeper *keeper, GError **error)
         FAIL("cannot make a socket for the worker: %s", g_strerror(errno));
     keeper->link = ends[0];
     place(ends[1], SFS_FD_LINK);
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+        FAIL("cannot make a socket for the worker: %s", g_strerror(errno));
+    keeper->life = ends[0];
+    place(ends[1], SFS_FD_LIFE);
     keeper->worker = fork();
     if (keeper->worker == 0)
         exec_worker(keeper);
     /* From now on only the worker has its end, so that its death shows. */
     dup3(keeper->null, SFS_FD_LINK, O_CLOEXEC);
+    dup3(keeper->null, SFS_FD_LIFE, O_CLOEXEC);
     if (keeper->worker < 0)
         FAIL("cannot start the worker: %s", g_strerror(errno));
     return TRUE;
@@ -197,7 +274,9 @@ obey(Keeper *keeper, SfsLinkMessage message, int fd)
         drop(keeper, message.slot);
         break;
     case SFS_LINK_READY:
-        keeper->ready(keeper->ready_data);
+        if (!keeper->ready_told)
+            keeper->ready(keeper->ready_data);
+        keeper->ready_told = true;
         break;
     default:
         break;
@@ -260,6 +339,8 @@ reap(Keeper *keeper)
             keeper->worker_status = status;
         } else if (pid == keeper->detacher) {
             keeper->detacher = 0;
+        } else if (pid == keeper->checker) {
+            end_reload(keeper, status);
         }
     }
 }
@@ -274,6 +355,8 @@ take_signals(Keeper *keeper)
             reap(keeper);
         else if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
             end(keeper);
+        else if (info.ssi_signo == SIGHUP)
+            begin_reload(keeper);
     }
 }
 
@@ -295,6 +378,114 @@ time_left(Keeper *keeper)
     return -1;
 }
 
+/* Whether the worker's end is not that of the mount. */
+static bool
+has_died(const Keeper *keeper)
+{
+    int status = keeper->worker_status;
+
+    if (keeper->killed || (WIFEXITED(status) && WEXITSTATUS(status) == 0))
+        return false;
+    /* At the very start it may have found that the mount cannot be as it was asked for; or have
+     * made some of the sections that it is to begin with. */
+    return atomic_load(&keeper->header->ready) ||
+           (WIFSIGNALED(status) && keeper->config->sections_file[0] == '\0');
+}
+
+/* Starts another worker after one has died. False: that has been tried often enough. */
+static bool
+respawn(Keeper *keeper)
+{
+    SfsRegistryHeader *header = keeper->header;
+
+    bool served = atomic_load(&header->serving);
+    bool was_killed =
+        WIFSIGNALED(keeper->worker_status) && WTERMSIG(keeper->worker_status) == SIGKILL;
+
+    keeper->failures = served || was_killed ? 0 : keeper->failures + 1;
+    keeper->kills = served || !was_killed ? 0 : keeper->kills + 1;
+    if (keeper->failures > FAILURES_MAX || keeper->kills > KILLS_MAX ||
+        atomic_load(&header->cannot_resume))
+        return false;
+    /* What is new may not do after all. */
+    if (keeper->failures > 1)
+        keeper->reloaded = false;
+    if (keeper->reloading)
+        header->reloads++;
+    else
+        header->deaths++;
+    /* The time without one counts from the first that died. */
+    if (served || header->death_time == 0)
+        header->death_time = g_get_monotonic_time();
+    header->death_status = keeper->worker_status;
+    header->death_pid = keeper->reloading ? 0 : header->worker_pid;
+    keeper->reloading = false;
+    atomic_store(&header->serving, 0);
+    header->startup_error[0] = '\0';
+    close(keeper->link);
+    sfs_fd_clear(&keeper->life);
+    g_usleep(keeper->failures * FAILURE_PAUSE_US);
+    return start_worker(keeper, NULL);
+}
+
+/* Whether some thread of the worker may still do something: all but those that the kernel has
+ * asleep for good, from which no signal gets them. */
+static bool
+has_active_threads(pid_t worker)
+{
+    char path[64], stat[512];
+    bool active = false;
+    struct dirent *entry;
+    DIR *tasks;
+
+    g_snprintf(path, sizeof path, "/proc/%d/task", (int)worker);
+    tasks = opendir(path);
+    while (tasks != NULL && (entry = readdir(tasks)) != NULL) {
+        const char *state;
+
+        g_snprintf(path, sizeof path, "/proc/%d/task/%.16s/stat", (int)worker, entry->d_name);
+        if (entry->d_name[0] == '.' || sfs_read_text(AT_FDCWD, path, stat, sizeof stat) <= 0)
+            continue;
+        state = strrchr(stat, ')');
+        if (state != NULL && strchr("DZX", state[2]) == NULL)
+            active = true;
+    }
+    if (tasks != NULL)
+        closedir(tasks);
+    return active;
+}
+
+/*
+ * A thread that tells the kernel of a name that is gone waits for whoever works in that directory,
+ * who waits for the worker's answer. If the worker is killed then, the thread ends when another
+ * worker gives that answer, and not before; so that one has to be started while the dead one cannot
+ * be collected yet. It does nothing any more: what is left of it never comes back from the kernel.
+ *
+ * That a worker is dying shows in a socket that one thread of it has in a table of descriptors of
+ * its own: it is closed when that thread ends, whatever the others wait for.
+ */
+static void
+leave_behind(Keeper *keeper)
+{
+    char path[64], stat[1024];
+    const char *last;
+
+    for (int looks = 0; looks < LEAVE_LOOKS && keeper->worker != 0; looks++) {
+        if (has_active_threads(keeper->worker))
+            looks = 0;
+        g_usleep(LEAVE_PAUSE_US);
+        reap(keeper);
+    }
+    if (keeper->worker == 0)
+        return;
+    /* The last number is the status that it will have. */
+    g_snprintf(path, sizeof path, "/proc/%d/stat", (int)keeper->worker);
+    keeper->worker_status = SIGKILL;
+    if (sfs_read_text(AT_FDCWD, path, stat, sizeof stat) > 0 && (last = strrchr(stat, ' ')) != NULL)
+        keeper->worker_status = atoi(last + 1);
+    keeper->worker = 0;
+}
+
 static void
 serve(Keeper *keeper)
 {
@@ -302,14 +493,22 @@ serve(Keeper *keeper)
         struct pollfd fds[] = {
             {.fd = keeper->signals, .events = POLLIN},
             {.fd = keeper->link, .events = POLLIN},
+            {.fd = keeper->life, .events = POLLIN},
         };
 
         if (poll(fds, G_N_ELEMENTS(fds), time_left(keeper)) < 0 && errno != EINTR)
             break;
         receive(keeper);
         take_signals(keeper);
+        if (keeper->worker != 0 && fds[2].revents != 0)
+            leave_behind(keeper);
+        if (keeper->worker == 0) {
+            /* All that it has told, before another is told anything. */
+            receive(keeper);
+            if (!has_died(keeper) || !respawn(keeper))
+                break;
+        }
     }
-    receive(keeper);
 }
 
 /* Nothing may be left: not the mount, nor the child that takes it off. */
@@ -330,6 +529,7 @@ clean_up(Keeper *keeper)
     sfs_fd_clear(&keeper->null);
     sfs_fd_clear(&keeper->signals);
     sfs_fd_clear(&keeper->link);
+    sfs_fd_clear(&keeper->life);
     g_clear_pointer(&keeper->registry, sfs_registry_free);
 }
 
@@ -465,6 +665,8 @@ conclude(Keeper *keeper, GError **error)
         return TRUE;
     if (!atomic_load(&keeper->header->ready))
         FAIL("%s", said[0] != '\0' ? said : "the worker could not start");
+    if (!atomic_load(&keeper->header->serving) && said[0] != '\0')
+        FAIL("no worker of %s can go on: %s", keeper->config->mountpoint, said);
     if (WIFSIGNALED(status))
         FAIL("the worker of %s was ended by signal %d (%s)", keeper->config->mountpoint,
              WTERMSIG(status), g_strsignal(WTERMSIG(status)));
@@ -478,11 +680,13 @@ sfs_keeper_run(SfsConfig *config, int keep_fd, SfsReadyFunc ready, void *data, G
                      .abort = -1,
                      .signals = -1,
                      .link = -1,
+                     .life = -1,
                      .ready = ready,
                      .ready_data = data};
     gboolean ok;
 
     keeper.null = clear_descriptors(keep_fd);
+    find_program(&keeper);
     raise_limits();
     take_over_signals(&keeper);
     ok = start(&keeper, error);

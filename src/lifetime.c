@@ -70,6 +70,7 @@ watch_use_of(SfsMount *mount, uint32_t slot)
  * while, that it is to be looked up anew. */
 typedef struct {
     uint64_t dir, nodeid;
+    uint32_t entry;
     char *name;
     guint *untold; /* a box; protected by SfsLifetimes.lock; NULL: the name is gone */
 } Telling;
@@ -85,6 +86,7 @@ tell(gpointer data, gpointer user_data)
     if (telling->untold == NULL) {
         fuse_lowlevel_notify_delete(mount->session, telling->dir, telling->nodeid, telling->name,
                                     length);
+        sfs_namespace_told(mount->names, telling->entry);
     } else {
         fuse_lowlevel_notify_inval_entry(mount->session, telling->dir, telling->name, length);
         g_mutex_lock(&mount->lifetimes->lock);
@@ -98,10 +100,10 @@ tell(gpointer data, gpointer user_data)
 }
 
 static void
-name_is_gone(uint64_t dir, const char *name, uint64_t nodeid, void *data)
+name_is_gone(uint64_t dir, const char *name, uint64_t nodeid, uint32_t entry, void *data)
 {
     SfsMount *mount = data;
-    Telling telling = {dir, nodeid, g_strdup(name), NULL};
+    Telling telling = {dir, nodeid, entry, g_strdup(name), NULL};
 
     g_thread_pool_push(mount->lifetimes->tellers, g_memdup2(&telling, sizeof telling), NULL);
 }
@@ -115,7 +117,8 @@ static void
 name_is_renewed(uint64_t dir, const char *name, uint64_t nodeid, void *data)
 {
     Renewal *renewal = data;
-    Telling telling = {dir, nodeid, g_strdup(name), g_atomic_rc_box_acquire(renewal->untold)};
+    Telling telling = {dir, nodeid, SFS_NO_SLOT, g_strdup(name),
+                       g_atomic_rc_box_acquire(renewal->untold)};
     SfsLifetimes *lifetimes = renewal->mount->lifetimes;
 
     g_mutex_lock(&lifetimes->lock);
@@ -294,6 +297,23 @@ void
 sfs_lifetime_changed(SfsMount *mount, uint32_t slot)
 {
     look_soon(mount, slot);
+}
+
+void
+sfs_lifetime_tell_again(SfsMount *mount)
+{
+    sfs_namespace_tell_again(mount->names, name_is_gone, mount);
+}
+
+void
+sfs_lifetime_resume(SfsMount *mount, uint32_t slot)
+{
+    const SfsNodeRec *rec = sfs_registry_get(mount->registry, SFS_TABLE_NODES, slot);
+
+    if (rec->doomed)
+        sfs_namespace_remove_all(mount->names, slot, name_is_gone, mount);
+    else if (rec->opens == 0 && rec->views == 0)
+        look_soon(mount, slot);
 }
 
 bool

@@ -35,6 +35,11 @@ void sfs_lifetime_view_closed(SfsMount *mount, uint32_t slot);
 /* Its policy has changed: perhaps it is at its end already. */
 void sfs_lifetime_changed(SfsMount *mount, uint32_t slot);
 
+/* A worker has died in the meantime: what was under way of that is done to its end. First what was
+ * not told, then for each section. */
+void sfs_lifetime_tell_again(SfsMount *mount);
+void sfs_lifetime_resume(SfsMount *mount, uint32_t slot);
+
 /* Its names mean another nodeid now: has the kernel look them up anew, and waits until it knows.
  * Only for a moment, though. The kernel takes the lock of the directory for that; whoever holds it
  * may wait for the section's own, which is held by the request that this is done for. A name that

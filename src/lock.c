@@ -7,15 +7,22 @@
  * the locking itself, which on a network's file system takes time. What is noted of ranges serves
  * only to tell who holds a lock; the kernel's word is what counts.
  *
+ * The keeper has a duplicate of every description that locks are held by, so that they outlive the
+ * worker; therefore closing does not lift them here, and is never meant to. Whose they are is in
+ * the registry (SfsLockRec; flock_slot of a handle), on what ranges is asked of the kernel.
+ *
  * A waiter sleeps in fcntl(2) or flock(2), and is got out of it by a signal. As a signal can come
  * just before it falls asleep, it is sent again and again until the waiter has woken up.
  */
 #include "lock.h"
 
+#include "keeper-link.h"
 #include "log.h"
+#include "util.h"
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 
@@ -34,6 +41,9 @@ typedef struct {
     const SfsBacking *backing; /* key, with id */
     uint64_t id;
     gatomicrefcount refs;
+    SfsLocks *locks;
+    uint32_t slot; /* of its record */
+    SfsLockRec *rec;
     int fd;              /* the open file description that holds the locks */
     pid_t pid;           /* of the process that locked last */
     GArray *ranges;      /* of Range, apart from each other */
@@ -41,6 +51,8 @@ typedef struct {
 } Owner;
 
 struct SfsLocks {
+    SfsRegistry *registry;
+    int link;
     GMutex lock;
     GHashTable *owners;
     GHashTable
@@ -86,18 +98,39 @@ equal_owners(gconstpointer a, gconstpointer b)
 }
 
 static void
+lift_all(int fd)
+{
+    struct flock all = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+
+    fcntl(fd, F_OFD_SETLK, &all);
+}
+
+static void
 unref_owner(gpointer data)
 {
     Owner *owner = data;
+    SfsLocks *locks = owner->locks;
+    uint32_t fd_slot = owner->rec->fd_slot;
 
     if (!g_atomic_ref_count_dec(&owner->refs))
         return;
+    lift_all(owner->fd);
+    sfs_registry_release(locks->registry, SFS_TABLE_LOCKS, owner->slot);
+    sfs_link_drop(locks->link, locks->registry, fd_slot);
     close(owner->fd);
     g_array_unref(owner->ranges);
     g_hash_table_unref(owner->through);
     g_free(owner);
 }
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Owner, unref_owner)
+
+/* The table's reference: the locks go with it, whoever else still has one. */
+static void
+drop_owner(gpointer data)
+{
+    lift_all(((Owner *)data)->fd);
+    unref_owner(data);
+}
 
 /* A new open file description on the file that the backing's locks are on, to read and write it as
  * the backing may. -EAGAIN where somebody's lease is in the way, for which nobody here waits. */
@@ -132,26 +165,51 @@ find_owner(SfsLocks *locks, const SfsHandle *handle, uint64_t id)
     return owner;
 }
 
+static Owner *
+new_owner(SfsLocks *locks, const SfsHandle *handle, uint32_t slot, SfsLockRec *rec, int fd)
+{
+    Owner *owner = g_new0(Owner, 1);
+
+    g_atomic_ref_count_init(&owner->refs);
+    owner->locks = locks;
+    owner->backing = handle->backing;
+    owner->id = rec->owner;
+    owner->slot = slot;
+    owner->rec = rec;
+    owner->fd = fd;
+    owner->ranges = g_array_new(FALSE, FALSE, sizeof(Range));
+    owner->through = g_hash_table_new(NULL, NULL);
+    return owner;
+}
+
 /* The owner, made if need be; a reference for the caller. */
 static int
 need_owner(SfsLocks *locks, SfsHandle *handle, uint64_t id, Owner **out)
 {
+    sfs_autofd fd = -1;
     Owner *owner, *other;
-    int fd;
+    uint32_t slot, fd_slot;
+    SfsLockRec *rec;
+    int r;
 
     *out = find_owner(locks, handle, id);
     if (*out != NULL)
         return 0;
-    fd = open_description(handle);
-    if (fd < 0)
-        return fd;
-    owner = g_new0(Owner, 1);
-    g_atomic_ref_count_init(&owner->refs);
-    owner->backing = handle->backing;
-    owner->id = id;
-    owner->fd = fd;
-    owner->ranges = g_array_new(FALSE, FALSE, sizeof(Range));
-    owner->through = g_hash_table_new(NULL, NULL);
+    r = fd = open_description(handle);
+    if (r < 0)
+        return r;
+    if (sfs_link_put(locks->link, locks->registry, fd, &fd_slot) < 0)
+        return -ENOLCK;
+    rec = sfs_registry_alloc(locks->registry, SFS_TABLE_LOCKS, &slot);
+    if (rec == NULL) {
+        sfs_link_drop(locks->link, locks->registry, fd_slot);
+        return -ENOLCK;
+    }
+    rec->handle = handle->slot;
+    rec->owner = id;
+    rec->fd_slot = fd_slot;
+    sfs_registry_publish(locks->registry, SFS_TABLE_LOCKS, slot);
+    owner = new_owner(locks, handle, slot, rec, sfs_fd_steal(&fd));
     g_mutex_lock(&locks->lock);
     other = g_hash_table_lookup(locks->owners, owner);
     *out = other != NULL ? other : owner;
@@ -200,6 +258,7 @@ note(Owner *owner, const SfsHandle *handle, const struct flock *lock)
         return;
     g_array_append_val(owner->ranges, new);
     owner->pid = lock->l_pid;
+    owner->rec->pid = (uint32_t)lock->l_pid;
     g_hash_table_add(owner->through, (gpointer)handle);
 }
 
@@ -326,22 +385,30 @@ sfs_lock_set(SfsMount *mount, SfsHandle *handle, uint64_t id, const struct flock
 static int
 need_flock_fd(SfsLocks *locks, SfsHandle *handle)
 {
-    int fd, made;
+    sfs_autofd made = -1;
+    uint32_t slot;
+    int fd;
 
     g_mutex_lock(&locks->lock);
     fd = handle->flock_fd;
     g_mutex_unlock(&locks->lock);
     if (fd >= 0)
         return fd;
-    made = open_description(handle);
-    if (made < 0)
-        return made;
+    fd = made = open_description(handle);
+    if (fd < 0)
+        return fd;
+    if (sfs_link_put(locks->link, locks->registry, made, &slot) < 0)
+        return -ENOLCK;
     g_mutex_lock(&locks->lock);
-    if (handle->flock_fd < 0)
+    if (handle->flock_fd < 0) {
         handle->flock_fd = sfs_fd_steal(&made);
+        handle->rec->flock_slot = slot;
+        slot = SFS_NO_SLOT;
+    }
     fd = handle->flock_fd;
     g_mutex_unlock(&locks->lock);
-    sfs_fd_clear(&made); /* another thread was faster */
+    if (slot != SFS_NO_SLOT) /* another thread was faster */
+        sfs_link_drop(locks->link, locks->registry, slot);
     return fd;
 }
 
@@ -558,6 +625,14 @@ locked_through(gpointer key, gpointer value, gpointer handle)
     return g_hash_table_contains(owner->through, handle);
 }
 
+/* Table locked. */
+static void
+note_closing(SfsLocks *locks, SfsHandle *handle)
+{
+    g_hash_table_add(locks->closing, handle);
+    atomic_store(&handle->rec->closing, 1);
+}
+
 void
 sfs_lock_closed(SfsMount *mount, SfsHandle *handle, uint64_t id)
 {
@@ -568,7 +643,7 @@ sfs_lock_closed(SfsMount *mount, SfsHandle *handle, uint64_t id)
     g_hash_table_remove(locks->owners, &key);
     /* What is left goes with the handle, if this was its last descriptor. */
     if (handle->flock_fd >= 0 || g_hash_table_find(locks->owners, locked_through, handle) != NULL)
-        g_hash_table_add(locks->closing, handle);
+        note_closing(locks, handle);
     g_mutex_unlock(&locks->lock);
 }
 
@@ -576,10 +651,17 @@ void
 sfs_lock_release(SfsMount *mount, SfsHandle *handle)
 {
     SfsLocks *locks = mount->locks;
+    uint32_t slot;
 
     g_mutex_lock(&locks->lock);
-    sfs_fd_clear(&handle->flock_fd);
-    handle->flock_fd = -1;
+    if (handle->flock_fd >= 0) {
+        flock(handle->flock_fd, LOCK_UN);
+        slot = handle->rec->flock_slot;
+        handle->rec->flock_slot = SFS_NO_SLOT;
+        sfs_link_drop(locks->link, locks->registry, slot);
+        close(handle->flock_fd);
+        handle->flock_fd = -1;
+    }
     /* OFD locks: their owner has no other name here than the handle. */
     g_hash_table_remove(locks->closing, handle);
     if (g_hash_table_size(locks->owners) > 0)
@@ -587,21 +669,96 @@ sfs_lock_release(SfsMount *mount, SfsHandle *handle)
     g_mutex_unlock(&locks->lock);
 }
 
+/* --- after a worker's death ------------------------------------------------------------------ */
+
+/* What the kernel says that the description holds, as /proc tells it:
+ * "lock:\t1: OFDLCK ADVISORY  WRITE -1 00:2e:5 0 EOF". */
+static void
+ask_ranges(Owner *owner)
+{
+    g_autofree char *text = g_malloc(64 << 10);
+    char path[40];
+    char *at = text;
+
+    g_snprintf(path, sizeof path, "/proc/self/fdinfo/%d", owner->fd);
+    if (sfs_read_text(AT_FDCWD, path, text, 64 << 10) <= 0)
+        return;
+    while ((at = strstr(at, "OFDLCK")) != NULL) {
+        char type[16], end[24];
+        long long start;
+
+        if (sscanf(at, "OFDLCK %*s %15s %*s %*s %lld %23s", type, &start, end) == 3) {
+            Range range = {start,
+                           strcmp(end, "EOF") == 0 ? INT64_MAX : g_ascii_strtoll(end, NULL, 10) + 1,
+                           strcmp(type, "WRITE") == 0 ? F_WRLCK : F_RDLCK};
+
+            g_array_append_val(owner->ranges, range);
+        }
+        at++;
+    }
+}
+
+static void
+adopt_owner(SfsMount *mount, uint32_t slot, SfsLockRec *rec)
+{
+    SfsHandle *handle = sfs_section_handle_at(mount, rec->handle);
+    int fd = sfs_link_inherited(mount->registry, rec->fd_slot);
+    Owner *owner;
+
+    if (handle == NULL || handle->backing == NULL || fd < 0) {
+        sfs_registry_release(mount->registry, SFS_TABLE_LOCKS, slot);
+        return;
+    }
+    owner = new_owner(mount->locks, handle, slot, rec, fd);
+    owner->pid = (pid_t)rec->pid;
+    ask_ranges(owner);
+    g_hash_table_add(owner->through, handle);
+    /* Two of one name: threads that asked at one time, of whom one had not given up yet. */
+    if (owner->ranges->len == 0 && g_hash_table_contains(mount->locks->owners, owner))
+        unref_owner(owner);
+    else
+        g_hash_table_add(mount->locks->owners, owner);
+}
+
+void
+sfs_locks_adopt(SfsMount *mount)
+{
+    for (uint32_t slot = 1; slot < sfs_registry_bound(mount->registry, SFS_TABLE_LOCKS); slot++) {
+        SfsLockRec *rec = sfs_registry_get(mount->registry, SFS_TABLE_LOCKS, slot);
+
+        if (atomic_load(&rec->state) == SFS_LIVE)
+            adopt_owner(mount, slot, rec);
+    }
+    for (uint32_t slot = 1; slot < sfs_registry_bound(mount->registry, SFS_TABLE_HANDLES); slot++) {
+        SfsHandle *handle = sfs_section_handle_at(mount, slot);
+
+        if (handle == NULL)
+            continue;
+        handle->flock_fd = sfs_link_inherited(mount->registry, handle->rec->flock_slot);
+        if (atomic_load(&handle->rec->closing) != 0)
+            g_hash_table_add(mount->locks->closing, handle);
+    }
+}
+
+/* --- the room -------------------------------------------------------------------------------- */
+
 static void
 ignore_signal(int number)
 {
 }
 
 SfsLocks *
-sfs_locks_new(void)
+sfs_locks_new(SfsRegistry *registry, int link)
 {
     struct sigaction action = {.sa_handler =
                                    ignore_signal}; /* no SA_RESTART: calls end with EINTR */
     SfsLocks *locks = g_new0(SfsLocks, 1);
 
     sigaction(WAKE_SIGNAL, &action, NULL);
+    locks->registry = registry;
+    locks->link = link;
     g_mutex_init(&locks->lock);
-    locks->owners = g_hash_table_new_full(hash_owner, equal_owners, unref_owner, NULL);
+    locks->owners = g_hash_table_new_full(hash_owner, equal_owners, drop_owner, NULL);
     locks->waits = g_hash_table_new(NULL, NULL);
     locks->closing = g_hash_table_new(NULL, NULL);
     locks->wakers = g_thread_pool_new(wake, NULL, 2, FALSE, NULL);

@@ -32,7 +32,9 @@
 
 #define SFS_LOCK_WAITERS_MAX 1024
 
-SfsLocks *sfs_locks_new(void);
+SfsLocks *sfs_locks_new(SfsRegistry *registry, int link);
+/* Takes up the locks that a dead worker's clients hold. After the handles were. */
+void sfs_locks_adopt(SfsMount *mount);
 /* Whether nobody waits; and: nobody does. */
 bool sfs_locks_idle(SfsLocks *locks);
 void sfs_locks_free(SfsLocks *locks);

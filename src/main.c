@@ -4,6 +4,7 @@
 #include "keeper-link.h"
 #include "log.h"
 #include "options.h"
+#include "registry-check.h"
 #include "worker.h"
 
 #include <stdio.h>
@@ -90,6 +91,10 @@ main(int argc, char **argv)
     SfsConfig config;
     SfsRun run;
 
+    if (argc == 2 && strcmp(argv[1], "--worker-check") == 0)
+        return sfs_worker_check();
+    if (argc == 3 && strcmp(argv[1], "--check-registry") == 0)
+        return sfs_registry_check_mount(argv[2]);
     if (argc == 3 && strcmp(argv[1], "--worker") == 0)
         return sfs_worker_main();
     if (!sfs_options_parse(argc, argv, &config, &run, &error))

@@ -15,6 +15,8 @@ typedef struct SfsViews SfsViews;
 typedef struct SfsLifetimes SfsLifetimes;
 typedef struct SfsLocks SfsLocks;
 typedef struct SfsDeferral SfsDeferral;
+typedef struct SfsRequests SfsRequests;
+typedef struct SfsDoubt SfsDoubt;
 
 typedef struct {
     SfsRegistry *registry;
@@ -29,6 +31,8 @@ typedef struct {
     SfsViews *views;
     SfsLifetimes *lifetimes;
     SfsLocks *locks;
+    SfsRequests *requests;
+    SfsDoubt *doubt; /* NULL: no worker has died yet */
     struct fuse_session *session;
     SfsDeferral *deferral;
 } SfsMount;

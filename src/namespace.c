@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "namespace.h"
 
+#include "request.h"
 #include "util.h"
 
 #define DIRENT_SIZE 20
@@ -200,7 +201,7 @@ sfs_namespace_new(SfsRegistry *registry, SfsNodes *nodes, uint64_t nr_sections)
     for (uint32_t slot = 1; slot < bound; slot++) {
         SfsDirentRec *rec = sfs_registry_get(registry, SFS_TABLE_DIRENTS, slot);
 
-        if (atomic_load(&rec->state) == SFS_LIVE)
+        if (atomic_load(&rec->state) == SFS_LIVE && atomic_load(&rec->gone) == 0)
             index_add(names, rec, slot);
     }
     return names;
@@ -319,6 +320,7 @@ sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset, S
 
 typedef struct {
     uint64_t dir_nodeid, nodeid;
+    uint32_t entry; /* slot */
     char *name;
 } Found;
 
@@ -341,7 +343,8 @@ names_of(SfsNamespace *names, uint32_t slot)
         Found one;
 
         sfs_node_peek(names->nodes, entry->parent, SFS_CLASS_NODE, &dir);
-        one = (Found){dir.nodeid, target.nodeid, g_strndup(entry->name, entry->length)};
+        one =
+            (Found){dir.nodeid, target.nodeid, entry->slot, g_strndup(entry->name, entry->length)};
         g_array_append_val(found, one);
     }
     return found;
@@ -382,6 +385,7 @@ prepare_entry(SfsNamespace *names, uint32_t dir, const char *name, size_t length
     rec->parent = dir;
     rec->node = target;
     rec->length = (uint16_t)length;
+    rec->made_by = sfs_request_number();
     rec->cookie = sfs_registry_next_cookie(names->registry);
     if (length <= SFS_INLINE_NAME) {
         memcpy(rec->name, name, length);
@@ -429,13 +433,14 @@ drop_node(SfsNamespace *names, uint32_t dir, uint32_t slot)
     sfs_node_unlinked(names->nodes, slot);
 }
 
-/* Takes one name away, whatever it is of. */
+/* Takes one name away, whatever it is of. @asked: that is what the request at hand is for. */
 static void
-remove_entry(SfsNamespace *names, Entry *entry)
+remove_entry(SfsNamespace *names, Entry *entry, bool asked)
 {
     uint32_t dir = entry->parent, slot = entry->rec->node;
+    SfsChange changes[2] = {SFS_CHANGE(SFS_TABLE_DIRENTS, entry->slot, SFS_FREE)};
 
-    sfs_registry_commit(names->registry, &(SfsChange){SFS_TABLE_DIRENTS, entry->slot, SFS_FREE}, 1);
+    sfs_registry_commit(names->registry, changes, asked ? sfs_request_remember(changes, 1) : 1);
     forget_entry(names, entry);
     drop_node(names, dir, slot);
     sfs_node_touch(names->nodes, dir, true);
@@ -449,7 +454,7 @@ find_for_change(SfsNamespace *names, uint32_t dir, const char *name)
 
     if (entry == NULL || !is_doomed(names, entry))
         return entry;
-    remove_entry(names, entry);
+    remove_entry(names, entry, false);
     return NULL;
 }
 
@@ -500,6 +505,19 @@ new_node(SfsNamespace *names, const SfsTarget *dir, const SfsNodeSpec *wanted, S
     return 0;
 }
 
+/* Whether this very request has made that name, and a node for it, at an earlier worker. The kernel
+ * was not told, so the reference that was counted for it then is the one it gets now. */
+static bool
+find_made(SfsNamespace *names, const SfsTarget *dir, const char *name, SfsTarget *child)
+{
+    const Entry *entry = find(names, dir->slot, name);
+
+    if (entry == NULL || !sfs_request_made(node(names, entry->rec->node)->made_by))
+        return false;
+    sfs_node_target(names->nodes, entry->rec->node, SFS_CLASS_NODE, child);
+    return true;
+}
+
 int
 sfs_namespace_create(SfsNamespace *names, const SfsTarget *dir, const char *name,
                      const SfsNodeSpec *spec, SfsTarget *child)
@@ -510,6 +528,10 @@ sfs_namespace_create(SfsNamespace *names, const SfsTarget *dir, const char *name
 
     g_rw_lock_writer_lock(&names->lock);
     r = check_new(names, dir, name);
+    if (r == -EEXIST && find_made(names, dir, name, child)) {
+        r = 0;
+        goto out;
+    }
     if (r == 0)
         r = new_node(names, dir, spec, child);
     if (r < 0)
@@ -523,8 +545,8 @@ sfs_namespace_create(SfsNamespace *names, const SfsTarget *dir, const char *name
     child->rec->nlink = S_ISDIR(spec->mode) ? 2 : 1;
     child->rec->parent = dir->slot;
     sfs_registry_commit(names->registry,
-                        (SfsChange[]){{SFS_TABLE_NODES, child->slot, SFS_LIVE},
-                                      {SFS_TABLE_DIRENTS, slot, SFS_LIVE}},
+                        (SfsChange[]){SFS_CHANGE(SFS_TABLE_NODES, child->slot, SFS_LIVE),
+                                      SFS_CHANGE(SFS_TABLE_DIRENTS, slot, SFS_LIVE)},
                         2);
     index_add(names, entry, slot);
     if (S_ISDIR(spec->mode))
@@ -556,11 +578,18 @@ sfs_namespace_link(SfsNamespace *names, const SfsTarget *target, const SfsTarget
                    const char *name)
 {
     SfsDirentRec *entry;
+    Entry *there;
     uint32_t slot;
     int r;
 
     g_rw_lock_writer_lock(&names->lock);
     r = check_new(names, dir, name);
+    there = r == -EEXIST ? find(names, dir->slot, name) : NULL;
+    if (there != NULL && there->rec->node == target->slot &&
+        sfs_request_made(there->rec->made_by)) {
+        r = 0;
+        goto out;
+    }
     if (r == 0 && target->rec->nlink == UINT32_MAX)
         r = -EMLINK;
     if (r == 0 && target->rec->doomed)
@@ -601,6 +630,8 @@ remove_name(SfsNamespace *names, const SfsTarget *dir, const char *name, bool di
     Entry *entry;
     int r = 0;
 
+    if (sfs_request_done())
+        return 0;
     g_rw_lock_writer_lock(&names->lock);
     entry = find_for_change(names, dir->slot, name);
     if (entry == NULL)
@@ -612,7 +643,7 @@ remove_name(SfsNamespace *names, const SfsTarget *dir, const char *name, bool di
     if (r == 0 && !directory)
         r = ask_guard(names, entry);
     if (r == 0)
-        remove_entry(names, entry);
+        remove_entry(names, entry, true);
     g_rw_lock_writer_unlock(&names->lock);
     return r;
 }
@@ -629,20 +660,66 @@ sfs_namespace_rmdir(SfsNamespace *names, const SfsTarget *dir, const char *name)
     return remove_name(names, dir, name, true);
 }
 
+/* Takes one name of a doomed section away, all but the record, which says what to tell. */
+static void
+retire_entry(SfsNamespace *names, Entry *entry, uint64_t nodeid)
+{
+    uint32_t dir = entry->parent, slot = entry->rec->node;
+
+    atomic_store(&entry->rec->gone, nodeid);
+    index_remove(names, entry);
+    drop_node(names, dir, slot);
+    sfs_node_touch(names->nodes, dir, true);
+}
+
 void
-sfs_namespace_remove_all(SfsNamespace *names, uint32_t slot, SfsEachName each, void *data)
+sfs_namespace_remove_all(SfsNamespace *names, uint32_t slot, SfsGoneName each, void *data)
 {
     g_autoptr(GArray) found = NULL;
 
     g_rw_lock_writer_lock(&names->lock);
-    /* Others may have taken its names away meanwhile, and the slot be another's. */
-    if (names->by_node[slot] != NULL && is_doomed(names, names->by_node[slot]))
+    if (names->by_node[slot] != NULL && is_doomed(names, names->by_node[slot])) {
         found = names_of(names, slot);
-    while (names->by_node[slot] != NULL && is_doomed(names, names->by_node[slot]))
-        remove_entry(names, names->by_node[slot]);
+        for (guint i = 0; i < found->len; i++)
+            retire_entry(names, names->by_node[slot], g_array_index(found, Found, i).nodeid);
+    }
     g_rw_lock_writer_unlock(&names->lock);
-    if (found != NULL)
-        call_each(found, each, data);
+    for (guint i = 0; found != NULL && i < found->len; i++) {
+        const Found *one = &g_array_index(found, Found, i);
+
+        each(one->dir_nodeid, one->name, one->nodeid, one->entry, data);
+    }
+}
+
+void
+sfs_namespace_told(SfsNamespace *names, uint32_t entry)
+{
+    const SfsDirentRec *rec = sfs_registry_get(names->registry, SFS_TABLE_DIRENTS, entry);
+    uint32_t long_name = rec->long_name;
+
+    sfs_registry_release(names->registry, SFS_TABLE_DIRENTS, entry);
+    sfs_registry_free_text(names->registry, long_name);
+}
+
+void
+sfs_namespace_tell_again(SfsNamespace *names, SfsGoneName each, void *data)
+{
+    for (uint32_t slot = 1; slot < sfs_registry_bound(names->registry, SFS_TABLE_DIRENTS); slot++) {
+        const SfsDirentRec *rec = sfs_registry_get(names->registry, SFS_TABLE_DIRENTS, slot);
+        uint64_t nodeid = atomic_load(&rec->gone);
+        g_autofree char *name = NULL;
+        SfsTarget dir;
+
+        if (atomic_load(&rec->state) != SFS_LIVE || nodeid == 0)
+            continue;
+        name = rec->long_name == SFS_NO_SLOT
+                   ? g_strndup(rec->name, rec->length)
+                   : sfs_registry_load_text(names->registry, rec->long_name, NULL);
+        /* If the directory is gone, too, this means another one, where the kernel finds no such
+         * node by that name. */
+        sfs_node_peek(names->nodes, rec->parent, SFS_CLASS_NODE, &dir);
+        each(dir.nodeid, name, nodeid, slot, data);
+    }
 }
 
 bool
@@ -721,6 +798,7 @@ exchange(SfsNamespace *names, Entry *a, Entry *b)
     uint32_t a_node = a->rec->node, b_node = b->rec->node;
     uint32_t a_dir = a->parent, b_dir = b->parent;
     SfsDirentRec *new_a, *new_b;
+    SfsChange changes[5];
     uint32_t a_slot, b_slot;
 
     new_a = prepare_entry(names, a_dir, a->name, a->length, b_node, &a_slot);
@@ -734,12 +812,11 @@ exchange(SfsNamespace *names, Entry *a, Entry *b)
         sfs_registry_free_text(names->registry, long_name);
         return -ENOSPC;
     }
-    sfs_registry_commit(names->registry,
-                        (SfsChange[]){{SFS_TABLE_DIRENTS, a_slot, SFS_LIVE},
-                                      {SFS_TABLE_DIRENTS, b_slot, SFS_LIVE},
-                                      {SFS_TABLE_DIRENTS, a->slot, SFS_FREE},
-                                      {SFS_TABLE_DIRENTS, b->slot, SFS_FREE}},
-                        4);
+    changes[0] = SFS_CHANGE(SFS_TABLE_DIRENTS, a_slot, SFS_LIVE);
+    changes[1] = SFS_CHANGE(SFS_TABLE_DIRENTS, b_slot, SFS_LIVE);
+    changes[2] = SFS_CHANGE(SFS_TABLE_DIRENTS, a->slot, SFS_FREE);
+    changes[3] = SFS_CHANGE(SFS_TABLE_DIRENTS, b->slot, SFS_FREE);
+    sfs_registry_commit(names->registry, changes, sfs_request_remember(changes, 4));
     forget_entry(names, a);
     forget_entry(names, b);
     index_add(names, new_a, a_slot);
@@ -755,17 +832,18 @@ move(SfsNamespace *names, Entry *from, const SfsTarget *new_dir, const char *new
     uint32_t moving = from->rec->node, from_dir = from->parent;
     uint32_t replaced = to != NULL ? to->rec->node : SFS_NO_SLOT;
     SfsDirentRec *rec;
-    SfsChange changes[3];
+    SfsChange changes[4];
+    unsigned n = 0;
     uint32_t slot;
 
     rec = prepare_entry(names, new_dir->slot, new_name, strlen(new_name), moving, &slot);
     if (rec == NULL)
         return -ENOSPC;
-    changes[0] = (SfsChange){SFS_TABLE_DIRENTS, slot, SFS_LIVE};
-    changes[1] = (SfsChange){SFS_TABLE_DIRENTS, from->slot, SFS_FREE};
+    changes[n++] = SFS_CHANGE(SFS_TABLE_DIRENTS, slot, SFS_LIVE);
+    changes[n++] = SFS_CHANGE(SFS_TABLE_DIRENTS, from->slot, SFS_FREE);
     if (to != NULL)
-        changes[2] = (SfsChange){SFS_TABLE_DIRENTS, to->slot, SFS_FREE};
-    sfs_registry_commit(names->registry, changes, to != NULL ? 3 : 2);
+        changes[n++] = SFS_CHANGE(SFS_TABLE_DIRENTS, to->slot, SFS_FREE);
+    sfs_registry_commit(names->registry, changes, sfs_request_remember(changes, n));
     forget_entry(names, from);
     if (to != NULL)
         forget_entry(names, to);
@@ -791,6 +869,8 @@ sfs_namespace_rename(SfsNamespace *names, const SfsTarget *dir, const char *name
         return r;
     if (is_reserved(dir, name, &class) || is_reserved(new_dir, new_name, &class))
         return -EBUSY;
+    if (sfs_request_done())
+        return 0;
     g_rw_lock_writer_lock(&names->lock);
     from = find_for_change(names, dir->slot, name);
     to = find_for_change(names, new_dir->slot, new_name);

@@ -56,8 +56,15 @@ int sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offse
 typedef void (*SfsEachName)(uint64_t dir_nodeid, const char *name, uint64_t nodeid, void *data);
 void sfs_namespace_each_name(SfsNamespace *names, uint32_t slot, SfsEachName each, void *data);
 
-/* The same for a section that is doomed (SfsNodeRec), after all of its names were taken away. */
-void sfs_namespace_remove_all(SfsNamespace *names, uint32_t slot, SfsEachName each, void *data);
+/* Takes all names of a section away that is doomed (SfsNodeRec), and has @each tell the kernel,
+ * which ends with sfs_namespace_told() for that @entry. */
+typedef void (*SfsGoneName)(uint64_t dir_nodeid, const char *name, uint64_t nodeid, uint32_t entry,
+                            void *data);
+void sfs_namespace_remove_all(SfsNamespace *names, uint32_t slot, SfsGoneName each, void *data);
+void sfs_namespace_told(SfsNamespace *names, uint32_t entry);
+
+/* Has @each tell what a dead worker has not told any more. Before there are threads. */
+void sfs_namespace_tell_again(SfsNamespace *names, SfsGoneName each, void *data);
 
 /* The node that the name leads to; only to look at, for it may be gone by now. */
 bool sfs_namespace_find(SfsNamespace *names, const SfsTarget *dir, const char *name,

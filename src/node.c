@@ -2,7 +2,9 @@
 #include "node.h"
 
 #include "keeper-link.h"
+#include "fault.h"
 #include "passthrough.h"
+#include "request.h"
 #include "util.h"
 
 #include <string.h>
@@ -16,8 +18,12 @@ struct SfsNodes {
     int link;
     GMutex locks[N_LOCKS];
     SfsBacking **backings; /* by slot; sparse memory */
+    uint8_t *doubtful;     /* by slot; sparse memory, NULL: none is */
+    SfsDoubtFunc ask;
+    void *ask_data;
 };
 
+#define DOUBTFUL_BYTES ((size_t)SFS_MAX_NODES + 1)
 #define BACKINGS_BYTES (sizeof(SfsBacking *) * ((size_t)SFS_MAX_NODES + 1))
 
 SfsNodes *
@@ -45,6 +51,8 @@ sfs_nodes_free(SfsNodes *nodes)
     for (uint32_t slot = 0; slot < sfs_registry_bound(nodes->registry, SFS_TABLE_NODES); slot++)
         sfs_backing_unref(nodes->backings[slot]);
     munmap(nodes->backings, BACKINGS_BYTES);
+    if (nodes->doubtful != NULL)
+        munmap(nodes->doubtful, DOUBTFUL_BYTES);
     for (int i = 0; i < N_LOCKS; i++)
         g_mutex_clear(&nodes->locks[i]);
     g_free(nodes);
@@ -149,6 +157,7 @@ fill(SfsNodeRec *rec, const SfsNodeSpec *spec, uint64_t serial)
     rec->uid = spec->uid;
     rec->gid = spec->gid;
     rec->rdev = spec->rdev;
+    rec->made_by = sfs_request_number();
     sfs_time_set(&rec->btime, sfs_now());
     rec->atime = rec->mtime = rec->ctime = rec->btime;
 }
@@ -188,6 +197,8 @@ destroy(SfsNodes *nodes, uint32_t slot)
     SfsBacking *backing = sfs_node_set_backing(nodes, slot, NULL, SFS_NO_SLOT);
     uint32_t text = rec->text, xattrs = atomic_load(&rec->xattrs), base = rec->base;
 
+    if (nodes->doubtful != NULL)
+        nodes->doubtful[slot] = 0;
     sfs_registry_release(nodes->registry, SFS_TABLE_NODES, slot);
     sfs_registry_free_text(nodes->registry, text);
     sfs_registry_free_text(nodes->registry, xattrs);
@@ -243,15 +254,29 @@ sfs_node_unlock_and_collect(SfsNodes *nodes, uint32_t slot)
         destroy(nodes, slot);
 }
 
+/* Whether only the kernel holds it, and perhaps not even that. Locked. */
+static bool
+has_to_ask(SfsNodes *nodes, uint32_t slot)
+{
+    const SfsNodeRec *rec = record(nodes, slot);
+
+    return nodes->doubtful != NULL && nodes->doubtful[slot] != 0 && rec->nlink == 0 &&
+           rec->nlookup > 0;
+}
+
 void
 sfs_node_forget(SfsNodes *nodes, uint32_t slot, uint64_t nlookup)
 {
     SfsNodeRec *rec = record(nodes, slot);
+    bool ask;
 
     sfs_node_lock(nodes, slot);
     /* The kernel keeps count for the root without telling. */
     rec->nlookup -= MIN(nlookup, rec->nlookup);
+    ask = has_to_ask(nodes, slot);
     sfs_node_unlock_and_collect(nodes, slot);
+    if (ask)
+        nodes->ask(slot, nodes->ask_data);
 }
 
 void
@@ -273,7 +298,42 @@ sfs_node_unpin(SfsNodes *nodes, uint32_t slot)
 void
 sfs_node_unlinked(SfsNodes *nodes, uint32_t slot)
 {
+    bool ask;
+
     sfs_node_lock(nodes, slot);
+    ask = has_to_ask(nodes, slot);
+    sfs_node_unlock_and_collect(nodes, slot);
+    if (ask)
+        nodes->ask(slot, nodes->ask_data);
+}
+
+/* --- after a worker's death ------------------------------------------------------------------ */
+
+void
+sfs_nodes_doubt(SfsNodes *nodes, SfsDoubtFunc ask, void *data)
+{
+    nodes->ask = ask;
+    nodes->ask_data = data;
+    nodes->doubtful = mmap(NULL, DOUBTFUL_BYTES, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (nodes->doubtful == MAP_FAILED)
+        g_error("no memory for the table of nodes");
+}
+
+void
+sfs_node_doubt(SfsNodes *nodes, uint32_t slot)
+{
+    nodes->doubtful[slot] = 1;
+}
+
+void
+sfs_node_forgotten(SfsNodes *nodes, uint32_t slot)
+{
+    SfsNodeRec *rec = record(nodes, slot);
+
+    sfs_node_lock(nodes, slot);
+    if (has_to_ask(nodes, slot))
+        atomic_store(&rec->nlookup, 0);
     sfs_node_unlock_and_collect(nodes, slot);
 }
 
@@ -297,17 +357,52 @@ sfs_node_backing(SfsNodes *nodes, uint32_t slot)
 }
 
 SfsBacking *
+sfs_node_swap_backing(SfsNodes *nodes, uint32_t slot, SfsBacking *backing)
+{
+    SfsBacking *old = nodes->backings[slot];
+
+    nodes->backings[slot] = backing;
+    return old;
+}
+
+_Atomic int32_t *
+sfs_node_begin_withdrawal(SfsNodes *nodes, int32_t id)
+{
+    SfsRegistryHeader *header = sfs_registry_header(nodes->registry);
+
+    /* There are more places than threads. */
+    for (unsigned i = 0; id != 0; i = (i + 1) % SFS_RUNNING_MAX) {
+        int32_t none = 0;
+
+        if (atomic_compare_exchange_strong(&header->withdrawing[i], &none, id))
+            return &header->withdrawing[i];
+    }
+    return NULL;
+}
+
+void
+sfs_node_end_withdrawal(SfsNodes *nodes, _Atomic int32_t *withdrawal)
+{
+    if (withdrawal == NULL)
+        return;
+    SFS_FAULT_POINT();
+    sfs_passthrough_unregister(nodes->device, atomic_load(withdrawal));
+    SFS_FAULT_POINT();
+    atomic_store(withdrawal, 0);
+}
+
+SfsBacking *
 sfs_node_set_backing(SfsNodes *nodes, uint32_t slot, SfsBacking *backing, uint32_t fd_slot)
 {
     SfsNodeRec *rec = record(nodes, slot);
     SfsBacking *old = nodes->backings[slot];
+    _Atomic int32_t *withdrawal = sfs_node_begin_withdrawal(nodes, rec->backing_id);
 
-    if (rec->backing_id != 0)
-        sfs_passthrough_unregister(nodes->device, rec->backing_id);
+    rec->backing_id = 0;
+    sfs_node_end_withdrawal(nodes, withdrawal);
     /* A file of the store gives its slot back itself; a real file's is ours to give back. */
     if (old != NULL && rec->kind == SFS_KIND_FILE)
         sfs_link_drop(nodes->link, nodes->registry, rec->fd_slot);
-    rec->backing_id = 0;
     rec->fd_slot = fd_slot;
     nodes->backings[slot] = backing;
     return old;

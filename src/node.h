@@ -178,6 +178,25 @@ SfsBacking *sfs_node_backing_locked(SfsNodes *nodes, uint32_t slot);
 SfsBacking *sfs_node_set_backing(SfsNodes *nodes, uint32_t slot, SfsBacking *backing,
                                  uint32_t fd_slot);
 
+/* The same in memory alone, for whoever writes the record himself. Locked. */
+SfsBacking *sfs_node_swap_backing(SfsNodes *nodes, uint32_t slot, SfsBacking *backing);
+
+/* Withdrawing a backing id takes two steps, for the record must not name one that is withdrawn: the
+ * first before the record is cleared of it, the second after. @id 0: nothing to do. */
+_Atomic int32_t *sfs_node_begin_withdrawal(SfsNodes *nodes, int32_t id);
+void sfs_node_end_withdrawal(SfsNodes *nodes, _Atomic int32_t *withdrawal);
+
+/* --- going on after a worker's death: see resume.c ------------------------------------------- */
+
+/* What @nlookup says of nodes that it is called for may be too much: what the kernel gives up while
+ * nobody serves is not heard. @ask is called when that would keep a node alive for ever. */
+typedef void (*SfsDoubtFunc)(uint32_t slot, void *data);
+void sfs_nodes_doubt(SfsNodes *nodes, SfsDoubtFunc ask, void *data);
+void sfs_node_doubt(SfsNodes *nodes, uint32_t slot);
+
+/* The kernel was asked, and has no such node. */
+void sfs_node_forgotten(SfsNodes *nodes, uint32_t slot);
+
 /* Sets atime to now if that is due, as relatime has it. Not locked. */
 void sfs_node_accessed(SfsNodes *nodes, uint32_t slot);
 

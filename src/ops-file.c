@@ -17,7 +17,7 @@
 static void
 fill_open(struct fuse_file_info *fi, const SfsHandle *handle, const SfsOpenReply *how)
 {
-    fi->fh = handle->slot;
+    fi->fh = sfs_handle_fh(handle);
     switch (how->mode) {
     case SFS_IO_PASSTHROUGH:
         fi->backing_id = how->backing_id;
@@ -122,8 +122,12 @@ create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct 
 
     if (!sfs_op_resolve_for_change(req, parent, &dir))
         return;
-    r = name != NULL ? sfs_namespace_create(mount->names, &dir, name, &spec, &child)
-                     : sfs_namespace_create_unnamed(mount->names, &dir, &spec, &child);
+    if (name != NULL)
+        r = sfs_namespace_create(mount->names, &dir, name, &spec, &child);
+    else if (sfs_section_made(mount, &child))
+        r = 0;
+    else
+        r = sfs_namespace_create_unnamed(mount->names, &dir, &spec, &child);
     if (r < 0) {
         fuse_reply_err(req, -r);
     } else if (!reply_created(req, &child, fi)) {

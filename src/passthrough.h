@@ -32,5 +32,16 @@ int sfs_passthrough_register(int device, int fd, uid_t uid, gid_t gid);
  */
 bool sfs_passthrough_sole_user(int fd);
 
+/* Notes an id that was given: ids rise, so a later worker looks near the highest for those that no
+ * record has come to name. */
+static inline void
+sfs_passthrough_note(_Atomic int32_t *last_id, int id)
+{
+    int32_t last = atomic_load(last_id);
+
+    while (id > last && !atomic_compare_exchange_weak(last_id, &last, id))
+        ;
+}
+
 /* Withdraws an id that no handle being opened will use. Handles that are open keep their file. */
 void sfs_passthrough_unregister(int device, int backing_id);

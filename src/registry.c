@@ -11,6 +11,7 @@
  */
 #include "registry.h"
 
+#include "fault.h"
 #include "log.h"
 
 #include <string.h>
@@ -47,6 +48,8 @@ static const struct {
     [SFS_TABLE_HANDLES] = {sizeof(SfsHandleRec), 1u << 22},
     [SFS_TABLE_VIEWS] = {sizeof(SfsViewRec), 1u << 22},
     [SFS_TABLE_FDS] = {sizeof(SfsFdRec), 1u << 22},
+    [SFS_TABLE_LOCKS] = {sizeof(SfsLockRec), 1u << 22},
+    [SFS_TABLE_DONE] = {sizeof(SfsDoneRec), 1u << 20},
     [SFS_TABLE_CHUNKS] = {sizeof(ChunkRec), 2 * SFS_MAX_NODES},
 };
 
@@ -96,11 +99,11 @@ lay_out(SfsRegistry *registry)
 }
 
 static bool
-map(SfsRegistry *registry, GError **error)
+map(SfsRegistry *registry, bool writable, GError **error)
 {
     registry->size = lay_out(registry);
-    registry->base = mmap(NULL, registry->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                          registry->fd, 0);
+    registry->base = mmap(NULL, registry->size, PROT_READ | (writable ? PROT_WRITE : 0),
+                          MAP_SHARED | MAP_NORESERVE, registry->fd, 0);
     if (registry->base == MAP_FAILED) {
         registry->base = NULL;
         g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno),
@@ -146,7 +149,7 @@ sfs_registry_create(const SfsConfig *config, GError **error)
                     "cannot make memory for the registry: %s", g_strerror(errno));
         return NULL;
     }
-    if (!map(registry, error))
+    if (!map(registry, true, error))
         return NULL;
     header = registry->header;
     header->magic = MAGIC;
@@ -160,6 +163,18 @@ sfs_registry_create(const SfsConfig *config, GError **error)
     return g_steal_pointer(&registry);
 }
 
+static void
+make_change(SfsRegistry *registry, const SfsChange *change)
+{
+    char *record = registry->table[change->table] + shape[change->table].record * change->slot;
+
+    /* Values are stored as such: the low bytes first, on the machines that this runs on. */
+    if (change->size != 0)
+        memcpy(record + change->offset, &change->value, change->size);
+    else
+        atomic_store(state_of(registry, change->table, change->slot), change->state);
+}
+
 /* Finishes a change that a dead worker had made valid but not carried out. */
 static void
 complete_commit(SfsRegistry *registry)
@@ -167,9 +182,10 @@ complete_commit(SfsRegistry *registry)
     CommitList *list = &registry->shared->commit;
     uint32_t n = atomic_load(&list->valid);
 
-    for (uint32_t i = 0; i < n && i < SFS_COMMIT_MAX; i++)
-        atomic_store(state_of(registry, list->changes[i].table, list->changes[i].slot),
-                     list->changes[i].state);
+    for (uint32_t i = 0; i < n && i < SFS_COMMIT_MAX; i++) {
+        make_change(registry, &list->changes[i]);
+        SFS_FAULT_POINT();
+    }
     atomic_store(&list->valid, 0);
 }
 
@@ -193,8 +209,9 @@ scan(SfsRegistry *registry)
     }
 }
 
-SfsRegistry *
-sfs_registry_open(int fd, GError **error)
+/* @writable: else it is mapped for reading only. */
+static SfsRegistry *
+open_mapped(int fd, bool writable, GError **error)
 {
     g_autoptr(SfsRegistry) registry = new_unmapped(fd);
     struct stat st;
@@ -206,7 +223,7 @@ sfs_registry_open(int fd, GError **error)
                     "the registry has another size than this worker's: it is of another version");
         return NULL;
     }
-    if (!map(registry, error)) {
+    if (!map(registry, writable, error)) {
         return NULL;
     }
     if (registry->header->magic != MAGIC || registry->header->layout != SFS_REGISTRY_LAYOUT ||
@@ -217,9 +234,25 @@ sfs_registry_open(int fd, GError **error)
                     sizeof *registry->header);
         return NULL;
     }
-    complete_commit(registry);
-    scan(registry);
     return g_steal_pointer(&registry);
+}
+
+SfsRegistry *
+sfs_registry_open(int fd, GError **error)
+{
+    SfsRegistry *registry = open_mapped(fd, true, error);
+
+    if (registry != NULL) {
+        complete_commit(registry);
+        scan(registry);
+    }
+    return registry;
+}
+
+SfsRegistry *
+sfs_registry_open_to_look(int fd, GError **error)
+{
+    return open_mapped(fd, false, error);
 }
 
 void
@@ -284,7 +317,9 @@ sfs_registry_alloc(SfsRegistry *registry, SfsTable table, uint32_t *slot)
 void
 sfs_registry_publish(SfsRegistry *registry, SfsTable table, uint32_t slot)
 {
+    SFS_FAULT_POINT();
     atomic_store_explicit(state_of(registry, table, slot), SFS_LIVE, memory_order_release);
+    SFS_FAULT_POINT();
 }
 
 /* Makes a slot, whose record is SFS_FREE already, available to sfs_registry_alloc(). */
@@ -300,6 +335,7 @@ recycle(SfsRegistry *registry, SfsTable table, uint32_t slot)
 void
 sfs_registry_release(SfsRegistry *registry, SfsTable table, uint32_t slot)
 {
+    SFS_FAULT_POINT();
     /* The keeper clears a descriptor's record itself, when it closes it. */
     if (table != SFS_TABLE_FDS)
         atomic_store_explicit(state_of(registry, table, slot), SFS_FREE, memory_order_release);
@@ -342,11 +378,14 @@ sfs_registry_commit(SfsRegistry *registry, const SfsChange *changes, unsigned n)
     g_assert(n <= SFS_COMMIT_MAX);
     g_mutex_lock(&registry->commit_lock);
     memcpy(list->changes, changes, n * sizeof *changes);
+    SFS_FAULT_POINT();
     atomic_store_explicit(&list->valid, n, memory_order_release);
+    SFS_FAULT_POINT();
     complete_commit(registry);
     g_mutex_unlock(&registry->commit_lock);
+    SFS_FAULT_POINT();
     for (unsigned i = 0; i < n; i++) {
-        if (changes[i].state == SFS_FREE)
+        if (changes[i].size == 0 && changes[i].state == SFS_FREE)
             recycle(registry, changes[i].table, changes[i].slot);
     }
 }
@@ -411,6 +450,73 @@ sfs_registry_free_text(SfsRegistry *registry, uint32_t first)
 
         sfs_registry_release(registry, SFS_TABLE_CHUNKS, first);
         first = next;
+    }
+}
+
+/* The fields of records that chains of text start in. */
+static const struct {
+    SfsTable table;
+    size_t offset;
+} texts[] = {
+    {SFS_TABLE_NODES, offsetof(SfsNodeRec, text)},
+    {SFS_TABLE_NODES, offsetof(SfsNodeRec, xattrs)},
+    {SFS_TABLE_DIRENTS, offsetof(SfsDirentRec, long_name)},
+    {SFS_TABLE_HANDLES, offsetof(SfsHandleRec, text)},
+};
+
+void
+sfs_registry_each_text(SfsRegistry *registry, SfsTable table, uint32_t slot,
+                       void (*each)(SfsRegistry *registry, uint32_t first, void *data), void *data)
+{
+    const char *record = registry->table[table] + shape[table].record * slot;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(texts); i++) {
+        uint32_t first;
+
+        if (texts[i].table != table)
+            continue;
+        memcpy(&first, record + texts[i].offset, sizeof first);
+        if (first != SFS_NO_SLOT)
+            each(registry, first, data);
+    }
+}
+
+bool
+sfs_registry_chunk_next(SfsRegistry *registry, uint32_t slot, uint32_t *next)
+{
+    const ChunkRec *rec = chunk(registry, slot);
+
+    *next = rec != NULL ? rec->next : SFS_NO_SLOT;
+    return rec != NULL && atomic_load(&rec->state) == SFS_LIVE;
+}
+
+static void
+mark_chain(SfsRegistry *registry, uint32_t first, void *data)
+{
+    uint8_t *marks = data;
+    uint32_t bound = sfs_registry_bound(registry, SFS_TABLE_CHUNKS);
+
+    for (uint32_t slot = first; slot != SFS_NO_SLOT && slot < bound && !marks[slot];
+         slot = chunk(registry, slot)->next)
+        marks[slot] = 1;
+}
+
+void
+sfs_registry_sweep_text(SfsRegistry *registry)
+{
+    uint32_t bound = sfs_registry_bound(registry, SFS_TABLE_CHUNKS);
+    g_autofree uint8_t *marks = g_malloc0(bound);
+
+    for (int t = 0; t < SFS_TABLE_CHUNKS; t++) {
+        for (uint32_t slot = 0; t != SFS_TABLE_FDS && slot < sfs_registry_bound(registry, t);
+             slot++) {
+            if (atomic_load(state_of(registry, t, slot)) == SFS_LIVE)
+                sfs_registry_each_text(registry, t, slot, mark_chain, marks);
+        }
+    }
+    for (uint32_t slot = 1; slot < bound; slot++) {
+        if (!marks[slot] && atomic_load(&chunk(registry, slot)->state) == SFS_LIVE)
+            sfs_registry_release(registry, SFS_TABLE_CHUNKS, slot);
     }
 }
 

@@ -21,7 +21,8 @@
  *  - a LIVE node has a LIVE entry, or a lookup count, or a LIVE handle, or it is the root;
  *  - a LIVE handle names a LIVE node, or view;
  *  - every chain of text starts in exactly one LIVE record, and its chunks are LIVE;
- *  - a descriptor number is stored in the keeper's table iff a LIVE node or view carries its slot.
+ *  - a descriptor number is stored in the keeper's table iff a LIVE record carries its slot.
+ * registry-check.c looks whether they are true.
  *
  * Addresses. The whole sparse memory is mapped once at its full size, so that a record never moves
  * and a slot number is as good as a pointer; slots are what records use for each other.
@@ -30,7 +31,7 @@
 
 #include "common.h"
 
-#define SFS_REGISTRY_LAYOUT 2 /* raise with every change of a record below */
+#define SFS_REGISTRY_LAYOUT 7 /* raise with every change of a record below */
 
 /* A slot number of no record. Slot 0 of the nodes is the root directory; the other tables do not
  * use their slot 0. */
@@ -120,11 +121,12 @@ typedef struct {
     uint64_t looked_up;          /* derived: when, in monotonic µs */
     uint32_t unmapped;           /* derived: the generation for which /proc had no mapping */
     SfsTime atime, mtime, ctime, btime;
-    uint64_t size; /* page sections without a descriptor: always 0; links: length of target */
+    uint64_t size;    /* page sections without a descriptor: always 0; links: length of target */
+    uint64_t made_by; /* the request that made it, see request.h */
 } SfsNodeRec;
 
 /* A name in a directory. Belongs to namespace.c. */
-#define SFS_INLINE_NAME 88
+#define SFS_INLINE_NAME 72
 typedef struct {
     _Atomic uint32_t state;
     uint32_t parent; /* slot of the directory */
@@ -134,17 +136,30 @@ typedef struct {
     uint64_t cookie;    /* readdir offset: rising within a directory, never used twice */
     uint32_t long_name; /* chain that holds the name where it does not fit below */
     uint32_t reserved2;
+    uint64_t made_by; /* the request that made it, see request.h */
+    /* The nodeid that it led to: it leads nowhere any more, because its section has come to its
+     * end, and is here until the kernel has been told. 0 for all others. */
+    _Atomic uint64_t gone;
     char name[SFS_INLINE_NAME];
 } SfsDirentRec;
 
-/* An open file. Belongs to section.c. Its slot is what FUSE calls fh. */
+/* An open file. Belongs to section-open.c. Its slot and serial are what FUSE calls fh: a release
+ * that comes again must not find the slot's next user. */
 typedef struct {
     _Atomic uint32_t state;
-    uint32_t node;  /* slot */
-    uint32_t view;  /* slot of the copy-on-write view, SFS_NO_SLOT for the section itself */
-    uint32_t flags; /* of open(2) */
+    uint32_t serial;
+    uint64_t made_by; /* the request that made it, see request.h */
+    uint32_t node;    /* slot */
+    uint32_t view;    /* slot of the copy-on-write view, SFS_NO_SLOT for the section itself */
+    uint32_t flags;   /* of open(2) */
     uint32_t uid, pid;
-    uint64_t nodeid; /* that it was opened by */
+    uint64_t nodeid;          /* that it was opened by */
+    uint32_t fd_slot;         /* of the bytes that it is on, SFS_NO_SLOT for views and texts */
+    uint32_t text;            /* .info and .stats: chain of what is read there */
+    uint32_t flock_slot;      /* lock.c's: descriptor that flock(2) is done on */
+    _Atomic uint32_t closing; /* lock.c's: a descriptor of it was closed while it held locks */
+    uint32_t mediated;        /* its writes come here though its mappings do not */
+    uint32_t reserved;
     SfsTime since;
 } SfsHandleRec;
 
@@ -168,11 +183,30 @@ typedef struct {
     uint8_t kind;               /* SfsViewKind */
     uint8_t readonly;           /* first opened for reading only, and so for good */
     _Atomic uint8_t committing; /* its bytes are on their way into the base */
-    uint8_t reserved[5];
+    uint8_t reserved[1];
+    uint32_t lock_slot; /* of the empty file that locks are taken on, SFS_NO_SLOT without */
     _Atomic uint64_t size;
     _Atomic uint64_t base_limit; /* bytes of the base that still show through */
     SfsTime atime, mtime, ctime;
 } SfsViewRec;
+
+/* Whoever holds, or held, record locks: an open file description. Belongs to lock.c. */
+typedef struct {
+    _Atomic uint32_t state;
+    uint32_t handle;  /* slot of the first one that it locked through: it goes with that at last */
+    uint64_t owner;   /* as the kernel calls it */
+    uint32_t fd_slot; /* the open file description */
+    uint32_t pid;     /* of who locked last */
+} SfsLockRec;
+
+/* What a request has done that must not be done again if it comes again. Belongs to request.c; made
+ * valid together with the effect. */
+typedef struct {
+    _Atomic uint32_t state;
+    uint32_t intended; /* it may have been done, see sfs_request_intend() */
+    uint64_t unique;
+    uint64_t value;
+} SfsDoneRec;
 
 /* A descriptor in the keeper's hands. Written by the keeper alone; the slot number is the worker's
  * choice. */
@@ -182,6 +216,23 @@ typedef struct {
 
 /* Counters that .stats shows, by FUSE opcode. */
 #define SFS_OPCODES 64
+
+/* A request that some thread is working on. */
+#define SFS_RUNNING_MAX 64
+typedef struct {
+    _Atomic uint64_t unique; /* 0: none */
+    uint64_t nodeid;
+    uint32_t opcode;
+    uint32_t reserved;
+} SfsRunning;
+
+/* A request that was being worked on when a worker failed. */
+typedef struct {
+    uint64_t unique; /* 0: none */
+    uint64_t nodeid;
+    uint32_t opcode;
+    uint32_t deaths;
+} SfsSuspect;
 
 typedef struct {
     uint64_t magic;
@@ -195,6 +246,25 @@ typedef struct {
     char mode_reason[160];
     char startup_error[512]; /* why the worker gave up before it was ready */
     uint32_t keeper_pid, worker_pid, worker_starts;
+    _Atomic uint32_t serving;       /* of the present worker: it has got so far */
+    _Atomic uint32_t cannot_resume; /* the kernel cannot send requests again */
+    /* Written by the keeper: ends of workers that were not the mount's, the last one's status as
+     * waitpid(2) has it and time (monotonic us); workers replaced on purpose. */
+    uint32_t deaths, reloads, reloads_refused;
+    int32_t death_status;
+    uint32_t death_pid;
+    int64_t death_time;
+    /* Written by the worker: how often it has gone on after one, how long nobody served then (us:
+     * the last time, at most, in sum), requests that came again. */
+    uint32_t resumes;
+    uint32_t reserved;
+    uint64_t resume_last, resume_max, resume_total, resent;
+    SfsRunning running[SFS_RUNNING_MAX];
+    SfsSuspect suspects[SFS_RUNNING_MAX];
+    _Atomic int32_t withdrawing[SFS_RUNNING_MAX]; /* backing ids, see passthrough.h */
+    _Atomic int32_t last_backing_id;
+    _Atomic uint64_t fault_points; /* passed, see fault.h */
+    _Atomic uint32_t next_handle;  /* serial */
     uint32_t init_length;
     uint8_t init_request[512]; /* the bytes of the kernel's INIT */
     uint32_t protocol_major, protocol_minor;
@@ -209,6 +279,8 @@ typedef enum {
     SFS_TABLE_HANDLES,
     SFS_TABLE_VIEWS,
     SFS_TABLE_FDS,
+    SFS_TABLE_LOCKS,
+    SFS_TABLE_DONE,
     SFS_TABLE_CHUNKS, /* of text; private to registry.c */
     SFS_N_TABLES,
 } SfsTable;
@@ -223,6 +295,9 @@ SfsRegistry *sfs_registry_create(const SfsConfig *config, GError **error);
 
 /* Maps the memory behind @fd (not taken over) and frees what a dead worker left half done. */
 SfsRegistry *sfs_registry_open(int fd, GError **error);
+
+/* The same only to look: nothing is changed, and nothing may be. */
+SfsRegistry *sfs_registry_open_to_look(int fd, GError **error);
 
 int sfs_registry_fd(const SfsRegistry *registry);
 SfsRegistryHeader *sfs_registry_header(SfsRegistry *registry);
@@ -248,14 +323,25 @@ uint32_t sfs_registry_bound(SfsRegistry *registry, SfsTable table);
 uint32_t sfs_registry_count(SfsRegistry *registry, SfsTable table);
 uint32_t sfs_registry_capacity(SfsRegistry *registry, SfsTable table);
 
-/* Several records at once: all of them take their new state, or, after a death, none. Only
- * SFS_LIVE for prepared and SFS_FREE for live records. At most SFS_COMMIT_MAX. */
-#define SFS_COMMIT_MAX 6
+/* Several changes at once: after a death all of them were made, or none. A change gives a record
+ * its new state (only SFS_LIVE for prepared and SFS_FREE for live records), or, with a @size of 1,
+ * 2, 4 or 8, the field at @offset of a live record the @value. At most SFS_COMMIT_MAX. */
+#define SFS_COMMIT_MAX 16
 typedef struct {
     SfsTable table;
     uint32_t slot;
     SfsRecordState state;
+    uint16_t offset, size;
+    uint64_t value;
 } SfsChange;
+#define SFS_CHANGE(table_, slot_, state_)                                                          \
+    ((SfsChange){.table = (table_), .slot = (slot_), .state = (state_)})
+#define SFS_CHANGE_FIELD(table_, slot_, type_, field_, value_)                                     \
+    ((SfsChange){.table = (table_),                                                                \
+                 .slot = (slot_),                                                                  \
+                 .offset = offsetof(type_, field_),                                                \
+                 .size = sizeof(((type_ *)0)->field_),                                             \
+                 .value = (uint64_t)(value_)})
 void sfs_registry_commit(SfsRegistry *registry, const SfsChange *changes, unsigned n);
 
 /* A number never given before in this registry. */
@@ -272,6 +358,18 @@ void sfs_registry_free_text(SfsRegistry *registry, uint32_t first);
 /* The stored bytes, NUL-terminated for convenience, length in @length if not NULL. g_free. An empty
  * string for SFS_NO_SLOT. */
 char *sfs_registry_load_text(SfsRegistry *registry, uint32_t first, size_t *length);
+
+/* Frees the chains that no live record carries: a worker died between making one and naming it, or
+ * between dropping the name and freeing it. Before there are threads. */
+void sfs_registry_sweep_text(SfsRegistry *registry);
+
+/* Calls @each for every chain that a live record of @table at @slot carries. */
+void sfs_registry_each_text(SfsRegistry *registry, SfsTable table, uint32_t slot,
+                            void (*each)(SfsRegistry *registry, uint32_t first, void *data),
+                            void *data);
+
+/* Of a chunk: the one after it, and whether it is live. For the checker. */
+bool sfs_registry_chunk_next(SfsRegistry *registry, uint32_t slot, uint32_t *next);
 
 /* --- times ----------------------------------------------------------------------------------- */
 

@@ -10,6 +10,7 @@
 
 #include "keeper-link.h"
 #include "namespace.h"
+#include "request.h"
 #include "util.h"
 
 #include <string.h>
@@ -102,18 +103,31 @@ fit_window(const Plan *plan, int fd, bool writable, bool strict)
 
 /* --- a file ---------------------------------------------------------------------------------- */
 
-/* A new identity, for what the section is now. Node locked. */
-static void
-renew(SfsMount *mount, SfsNodeRec *rec)
+#define NODE_FIELD(target_, field_, value_)                                                        \
+    SFS_CHANGE_FIELD(SFS_TABLE_NODES, (target_)->slot, SfsNodeRec, field_, value_)
+
+/* Makes the section what @changes (of which there are @n, and room for 5 more) and its new bytes
+ * say, all at once, with a new identity. Returns the former bytes. Node locked. */
+static SfsBacking *
+become(SfsMount *mount, const SfsTarget *target, SfsChange *changes, unsigned n,
+       SfsBacking *backing, uint32_t fd_slot)
 {
-    rec->nodeid_serial = sfs_registry_next_serial(mount->registry);
+    SfsNodeRec *rec = target->rec;
+    _Atomic int32_t *withdrawal = sfs_node_begin_withdrawal(mount->nodes, rec->backing_id);
+
+    changes[n++] = NODE_FIELD(target, fd_slot, fd_slot);
+    changes[n++] = NODE_FIELD(target, backing_id, 0);
+    changes[n++] = NODE_FIELD(target, opened, 0); /* as what it is now */
+    changes[n++] = NODE_FIELD(target, nodeid_serial, sfs_registry_next_serial(mount->registry));
+    sfs_registry_commit(mount->registry, changes, sfs_request_remember(changes, n));
+    sfs_node_end_withdrawal(mount->nodes, withdrawal);
     rec->pins += rec->opens; /* handles of the former nodeid: see sfs_lifetime_closed() */
     rec->opens = 0;
     rec->native_writers = 0;
-    rec->opened = 0; /* as what it is now */
     rec->io_mode = SFS_IO_UNDECIDED;
     rec->no_passthrough = 0;
     sfs_time_set(&rec->ctime, sfs_now());
+    return sfs_node_swap_backing(mount->nodes, target->slot, backing);
 }
 
 /* Puts the file in place of the empty bytes. */
@@ -121,28 +135,29 @@ static int
 become_file(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, SfsBacking *backing,
             uint32_t fd_slot, uint32_t text, bool writable, const Plan *plan)
 {
-    SfsNodeRec *rec = target->rec;
+    SfsProtect protect = writable ? SFS_PROTECT_READWRITE : SFS_PROTECT_READONLY;
+    SfsChange changes[SFS_COMMIT_MAX];
     SfsBacking *old;
+    unsigned n = 0;
     int r;
 
     sfs_node_lock(mount->nodes, target->slot);
     r = sfs_section_check_definable(mount, target);
     /* The file was opened for what the section was to be then; nothing else may come of it. */
-    if (r == 0 && !is_planned(rec, plan))
+    if (r == 0 && !is_planned(target->rec, plan))
         r = -EBUSY;
     if (r < 0) {
         sfs_node_unlock(mount->nodes, target->slot);
         return r;
     }
-    old = sfs_node_set_backing(mount->nodes, target->slot, backing, fd_slot);
-    rec->kind = SFS_KIND_FILE;
-    if (!rec->protect_set)
-        rec->protect = writable ? SFS_PROTECT_READWRITE : SFS_PROTECT_READONLY;
-    rec->fd_writable = writable;
-    rec->file_uid = caller->uid;
-    rec->file_gid = caller->gid;
-    rec->text = text;
-    renew(mount, rec);
+    changes[n++] = NODE_FIELD(target, kind, SFS_KIND_FILE);
+    if (!target->rec->protect_set)
+        changes[n++] = NODE_FIELD(target, protect, protect);
+    changes[n++] = NODE_FIELD(target, fd_writable, writable);
+    changes[n++] = NODE_FIELD(target, file_uid, caller->uid);
+    changes[n++] = NODE_FIELD(target, file_gid, caller->gid);
+    changes[n++] = NODE_FIELD(target, text, text);
+    old = become(mount, target, changes, n, backing, fd_slot);
     sfs_node_unlock(mount->nodes, target->slot);
     sfs_backing_unref(old);
     return 0;
@@ -183,9 +198,9 @@ sfs_section_define_file(SfsMount *mount, const SfsTarget *target, const SfsCalle
     SfsBacking *backing;
     bool writable;
     Plan plan;
-    int r = check_definition(mount, target, caller, path, &plan);
+    int r = sfs_request_done() ? 0 : check_definition(mount, target, caller, path, &plan);
 
-    if (r < 0)
+    if (r < 0 || sfs_request_done())
         return r;
     r = fd = sfs_caller_open_file(caller, path, (dev_t)mount->header->mount_dev,
                                   wanted_access(&plan), &writable);
@@ -311,8 +326,9 @@ note_heights(SfsMount *mount, const SfsTarget *target)
 static int
 become_copy(SfsMount *mount, const SfsTarget *target, uint32_t base, uint32_t text)
 {
-    SfsNodeRec *rec = target->rec;
+    SfsChange changes[SFS_COMMIT_MAX];
     SfsBacking *old;
+    unsigned n = 0;
     int r = count_copy(mount, base, 1);
 
     if (r < 0)
@@ -324,12 +340,11 @@ become_copy(SfsMount *mount, const SfsTarget *target, uint32_t base, uint32_t te
         count_copy(mount, base, -1);
         return r;
     }
-    old = sfs_node_set_backing(mount->nodes, target->slot, NULL, SFS_NO_SLOT);
-    rec->base = base;
-    rec->text = text;
-    rec->protect = SFS_PROTECT_WRITECOPY;
-    rec->protect_set = 1;
-    renew(mount, rec);
+    changes[n++] = NODE_FIELD(target, base, base);
+    changes[n++] = NODE_FIELD(target, text, text);
+    changes[n++] = NODE_FIELD(target, protect, SFS_PROTECT_WRITECOPY);
+    changes[n++] = NODE_FIELD(target, protect_set, 1);
+    old = become(mount, target, changes, n, NULL, SFS_NO_SLOT);
     sfs_node_unlock(mount->nodes, target->slot);
     note_heights(mount, target);
     sfs_backing_unref(old);
@@ -345,9 +360,9 @@ sfs_section_define_base(SfsMount *mount, const SfsTarget *target, const SfsCalle
     g_autoptr(GMutexLocker) locker = NULL;
     uint32_t base, text;
     Plan plan;
-    int r = check_definition(mount, target, caller, path, &plan);
+    int r = sfs_request_done() ? 0 : check_definition(mount, target, caller, path, &plan);
 
-    if (r < 0)
+    if (r < 0 || sfs_request_done())
         return r;
     locker = g_mutex_locker_new(&one_at_a_time);
     r = find_base(mount, caller, path, &base);

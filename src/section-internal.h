@@ -37,8 +37,8 @@ int sfs_section_admit_write(SfsMount *mount, const SfsHandle *handle, off_t offs
 /* Whether writes have to come here, whatever the kernel could do. */
 bool sfs_section_is_mediated(const SfsNodeRec *rec);
 
-/* Changes of a page section's size and memory that must not come between each other: where memory is
- * committed, growing takes it from the end on, wherever that is. NULL: it needs none. */
+/* Changes of a page section's size and memory that must not come between each other: where memory
+ * is committed, growing takes it from the end on, wherever that is. NULL: it needs none. */
 GMutexLocker *sfs_section_hold_size(const SfsTarget *target);
 
 /* Whether memory that it has, it keeps. */

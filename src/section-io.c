@@ -2,11 +2,15 @@
 /* Bytes of open sections and views: what was decided at open is only done here. */
 #include "section-internal.h"
 
+#include "request.h"
 #include <string.h>
 
 /* The most that one copy request moves: a request must not hold a thread for long. */
 #define COPY_AT_A_TIME ((size_t)8 << 20)
 #define COPY_BUFFER ((size_t)256 << 10)
+
+/* How much of what others have appended is looked through, besides. */
+#define APPENDED_BY_OTHERS ((uint64_t)1 << 20)
 
 /* For operations through a handle: it has bytes, and was opened for writing. (The kernel checks the
  * latter as well; but it is not the one whose file this is.) */
@@ -48,6 +52,36 @@ sfs_section_read(SfsMount *mount, SfsHandle *handle, void *buf, size_t size, off
     return n;
 }
 
+static uint64_t
+end_of(SfsBacking *backing)
+{
+    struct stat st;
+
+    return backing->ops->stat(backing, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+/* Appending to a real file is the one write that must not be done twice: others are at an offset
+ * that the kernel has chosen. Whether this very request has done so at an earlier worker shows in
+ * what follows the end that the file had then; others, past the mount, may have appended as well.
+ */
+static bool
+was_appended(SfsBacking *backing, const void *bytes, size_t size)
+{
+    g_autofree char *tail = NULL;
+    uint64_t from, end;
+    ssize_t n;
+
+    if (size == 0 || !sfs_request_intended(&from))
+        return false;
+    end = end_of(backing);
+    if (end < from + size)
+        return false;
+    end = MIN(end, from + 16 * (uint64_t)size + APPENDED_BY_OTHERS);
+    tail = g_malloc(end - from);
+    n = backing->ops->read(backing, tail, end - from, (off_t)from);
+    return n >= (ssize_t)size && memmem(tail, (size_t)n, bytes, size) != NULL;
+}
+
 ssize_t
 sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, size_t size, off_t offset,
                   unsigned how)
@@ -56,9 +90,13 @@ sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, size_t si
     SfsTarget target;
     /* Written back pages come with any handle of the inode that can write. */
     int r = check_handle(handle, true);
+    bool appends =
+        r == 0 && how & SFS_WRITE_APPEND && strcmp(handle->backing->ops->kind, "file") == 0;
 
     if (r < 0)
         return r;
+    if (appends && was_appended(handle->backing, buf, size))
+        return (ssize_t)size;
     if (handle->class == SFS_CLASS_NODE && !(how & SFS_WRITE_BACK)) {
         sfs_node_peek(mount->nodes, handle->node, handle->class, &target);
         if (sfs_section_keeps_memory(target.rec))
@@ -68,6 +106,8 @@ sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, size_t si
         r = sfs_section_admit_write(mount, handle, offset, &size, how);
     if (r < 0)
         return r;
+    if (appends)
+        sfs_request_intend(end_of(handle->backing));
     return handle->backing->ops->write(handle->backing, buf, size, offset, how);
 }
 

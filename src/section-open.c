@@ -10,6 +10,7 @@
 
 #include "lifetime.h"
 #include "passthrough.h"
+#include "request.h"
 #include "util.h"
 #include "view.h"
 #include "xattr.h"
@@ -21,6 +22,7 @@ struct SfsSections {
     SfsHandle **handles; /* by slot; sparse memory */
     size_t handles_bytes;
     atomic_uint texts; /* handles on .info and .stats */
+    GHashTable *made; /* request → slot, of the handles that an earlier worker has left; constant */
 };
 
 SfsSections *
@@ -35,6 +37,7 @@ sfs_sections_new(SfsMount *mount)
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (sections->handles == MAP_FAILED)
         g_error("no memory for the table of handles");
+    sections->made = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
     return sections;
 }
 
@@ -57,6 +60,7 @@ sfs_sections_free(SfsMount *mount)
             sfs_section_release(mount, sections->handles[slot]);
     }
     munmap(sections->handles, sections->handles_bytes);
+    g_hash_table_unref(sections->made);
     g_free(sections);
 }
 
@@ -151,6 +155,7 @@ choose_io_mode(SfsMount *mount, SfsNodeRec *rec, SfsBacking *backing, bool privi
                                           rec->kind == SFS_KIND_FILE ? rec->file_gid : getegid());
         if (id > 0) {
             rec->backing_id = id;
+            sfs_passthrough_note(&mount->header->last_backing_id, id);
             return SFS_IO_PASSTHROUGH;
         }
         rec->no_passthrough = 1;
@@ -254,6 +259,23 @@ is_mediated(const SfsNodeRec *rec, int flags)
     return (flags & O_ACCMODE) != O_RDONLY && (sfs_section_is_mediated(rec) || in_the_making);
 }
 
+/* Whether the kernel passes a handle's writes through. */
+static bool
+is_native(const SfsNodeRec *node, const SfsHandleRec *rec)
+{
+    return node->io_mode == SFS_IO_PASSTHROUGH && !rec->mediated &&
+           (rec->flags & O_ACCMODE) != O_RDONLY;
+}
+
+static void
+fill_reply(const SfsNodeRec *rec, const SfsHandleRec *handle, SfsOpenReply *reply)
+{
+    reply->mode = rec->io_mode;
+    reply->mediated = handle->mediated;
+    reply->backing_id = rec->io_mode == SFS_IO_PASSTHROUGH ? rec->backing_id : 0;
+    reply->keep_cache = rec->io_mode == SFS_IO_CACHED && rec->kind == SFS_KIND_PAGE;
+}
+
 static int
 open_section(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpenReply *reply)
 {
@@ -274,14 +296,12 @@ open_section(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpe
         rec->io_mode = (uint8_t)choose_io_mode(mount, rec, handle->backing, privileged);
     note_open(rec);
     rec->opens++;
-    reply->mode = rec->io_mode;
-    reply->backing_id = rec->io_mode == SFS_IO_PASSTHROUGH ? rec->backing_id : 0;
-    reply->mediated = is_mediated(rec, (int)handle->rec->flags);
-    handle->native = rec->io_mode == SFS_IO_PASSTHROUGH && !reply->mediated &&
-                     (handle->rec->flags & O_ACCMODE) != O_RDONLY;
+    handle->rec->fd_slot = rec->fd_slot;
+    handle->rec->mediated = is_mediated(rec, (int)handle->rec->flags);
+    handle->native = is_native(rec, handle->rec);
     if (handle->native)
         rec->native_writers++;
-    reply->keep_cache = rec->io_mode == SFS_IO_CACHED && rec->kind == SFS_KIND_PAGE;
+    fill_reply(rec, handle->rec, reply);
     sfs_node_unlock(mount->nodes, target->slot);
     return 0;
 }
@@ -334,14 +354,67 @@ sfs_section_open_may_wait(SfsMount *mount, const SfsTarget *target, int flags)
 }
 
 static int
-open_text(SfsMount *mount, const SfsTarget *target, SfsOpenReply *reply)
+open_text(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpenReply *reply)
 {
+    gsize size;
+    const void *text = g_bytes_get_data(handle->text, &size);
+
     reply->mode = SFS_IO_DIRECT;
+    /* Where there is no room for it, a later worker has an empty one. */
+    handle->rec->text = sfs_registry_store_text(mount->registry, text, size);
     atomic_fetch_add(&mount->sections->texts, 1);
     /* The handle outlives the operation that resolved the target. */
     if (target->class == SFS_CLASS_INFO)
         sfs_node_pin(mount->nodes, target->slot);
     return 0;
+}
+
+/* The handle that this very request has made at an earlier worker, if it comes again. */
+static SfsHandle *
+made_handle(SfsMount *mount)
+{
+    uint64_t number = sfs_request_number();
+    gpointer slot = NULL;
+    SfsHandle *handle;
+
+    if (sfs_request_again())
+        slot = g_hash_table_lookup(mount->sections->made, &number);
+    handle = slot != NULL ? mount->sections->handles[GPOINTER_TO_UINT(slot)] : NULL;
+    return handle != NULL && handle->rec->made_by == number ? handle : NULL;
+}
+
+bool
+sfs_section_made(SfsMount *mount, SfsTarget *target)
+{
+    const SfsHandle *handle = made_handle(mount);
+
+    if (handle == NULL || handle->class != SFS_CLASS_NODE)
+        return false;
+    sfs_node_target(mount->nodes, handle->node, SFS_CLASS_NODE, target);
+    return true;
+}
+
+/* The same, and how it is to be used. */
+static bool
+find_made(SfsMount *mount, const SfsTarget *target, SfsHandle **handle, SfsOpenReply *reply)
+{
+    *handle = made_handle(mount);
+    if (*handle == NULL || (*handle)->node != target->slot)
+        return false;
+    if (target->class == SFS_CLASS_NODE) {
+        sfs_node_lock(mount->nodes, target->slot);
+        fill_reply(target->rec, (*handle)->rec, reply);
+        sfs_node_unlock(mount->nodes, target->slot);
+    } else if (sfs_target_is_view(target)) {
+        const SfsViewRec *view =
+            sfs_registry_get(mount->registry, SFS_TABLE_VIEWS, (*handle)->rec->view);
+
+        reply->backing_id = view->backing_id;
+        reply->mode = view->backing_id != 0 ? SFS_IO_PASSTHROUGH : SFS_IO_CACHED;
+    } else {
+        reply->mode = SFS_IO_DIRECT;
+    }
+    return true;
 }
 
 int
@@ -355,6 +428,10 @@ sfs_section_open(SfsMount *mount, const SfsTarget *target, int flags, const SfsC
     int r = 0;
 
     memset(reply, 0, sizeof *reply);
+    if (find_made(mount, target, out, reply)) {
+        handle = *out;
+        goto opened;
+    }
     if (writes && (target->class == SFS_CLASS_INFO || target->class == SFS_CLASS_STATS))
         return -EROFS;
     if (writes)
@@ -364,6 +441,8 @@ sfs_section_open(SfsMount *mount, const SfsTarget *target, int flags, const SfsC
     rec = sfs_registry_alloc(mount->registry, SFS_TABLE_HANDLES, &slot);
     if (rec == NULL)
         return -ENFILE;
+    rec->serial = atomic_fetch_add(&mount->header->next_handle, 1);
+    rec->made_by = sfs_request_number();
     rec->node = target->slot;
     rec->nodeid = target->nodeid;
     rec->flags = (uint32_t)flags;
@@ -382,7 +461,7 @@ sfs_section_open(SfsMount *mount, const SfsTarget *target, int flags, const SfsC
     else if (target->class == SFS_CLASS_NODE)
         r = open_section(mount, target, handle, reply);
     else
-        r = open_text(mount, target, reply);
+        r = open_text(mount, target, handle, reply);
     if (r < 0) {
         sfs_registry_release(mount->registry, SFS_TABLE_HANDLES, slot);
         free_handle(handle);
@@ -390,6 +469,7 @@ sfs_section_open(SfsMount *mount, const SfsTarget *target, int flags, const SfsC
     }
     mount->sections->handles[slot] = handle;
     sfs_registry_publish(mount->registry, SFS_TABLE_HANDLES, slot);
+opened:
     if (writes && target->class == SFS_CLASS_NODE && target->rec->kind == SFS_KIND_FILE &&
         reply->mode != SFS_IO_PASSTHROUGH)
         drop_file_set_ids(handle->backing, caller);
@@ -409,6 +489,7 @@ void
 sfs_section_release(SfsMount *mount, SfsHandle *handle)
 {
     uint64_t nodeid = handle->rec->nodeid;
+    uint32_t text = handle->rec->text;
 
     mount->sections->handles[handle->slot] = NULL;
     sfs_registry_release(mount->registry, SFS_TABLE_HANDLES, handle->slot);
@@ -419,9 +500,39 @@ sfs_section_release(SfsMount *mount, SfsHandle *handle)
         sfs_lifetime_closed(mount, handle->node, nodeid, handle->native);
     else if (handle->class == SFS_CLASS_INFO)
         sfs_node_unpin(mount->nodes, handle->node);
+    sfs_registry_free_text(mount->registry, text);
     if (handle->text != NULL)
         atomic_fetch_sub(&mount->sections->texts, 1);
     free_handle(handle);
+}
+
+SfsHandle *
+sfs_section_adopt(SfsMount *mount, uint32_t slot, SfsBacking *backing)
+{
+    SfsHandleRec *rec = sfs_registry_get(mount->registry, SFS_TABLE_HANDLES, slot);
+    SfsHandle *handle = g_new0(SfsHandle, 1);
+
+    handle->slot = slot;
+    handle->rec = rec;
+    handle->class = (SfsClass)(rec->nodeid >> SFS_CLASS_SHIFT);
+    handle->node = rec->node;
+    handle->flock_fd = -1;
+    handle->backing = sfs_backing_ref(backing);
+    if (handle->class == SFS_CLASS_INFO || handle->class == SFS_CLASS_STATS) {
+        gsize size;
+        char *text = sfs_registry_load_text(mount->registry, rec->text, &size);
+
+        handle->text = g_bytes_new_take(text, size);
+        atomic_fetch_add(&mount->sections->texts, 1);
+    } else if (handle->class == SFS_CLASS_NODE) {
+        handle->native =
+            is_native(sfs_registry_get(mount->registry, SFS_TABLE_NODES, rec->node), rec);
+    }
+    mount->sections->handles[slot] = handle;
+    if (rec->made_by != 0)
+        g_hash_table_insert(mount->sections->made, g_memdup2(&rec->made_by, sizeof rec->made_by),
+                            GUINT_TO_POINTER(slot));
+    return handle;
 }
 
 uint32_t
@@ -432,9 +543,17 @@ sfs_section_handles(SfsMount *mount)
 }
 
 SfsHandle *
+sfs_section_handle_at(SfsMount *mount, uint32_t slot)
+{
+    return slot < sfs_registry_bound(mount->registry, SFS_TABLE_HANDLES)
+               ? mount->sections->handles[slot]
+               : NULL;
+}
+
+SfsHandle *
 sfs_section_handle(SfsMount *mount, uint64_t fh)
 {
-    return fh < sfs_registry_bound(mount->registry, SFS_TABLE_HANDLES)
-               ? mount->sections->handles[fh]
-               : NULL;
+    SfsHandle *handle = sfs_section_handle_at(mount, (uint32_t)fh);
+
+    return handle != NULL && handle->rec->serial == (uint32_t)(fh >> 32) ? handle : NULL;
 }

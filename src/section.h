@@ -30,6 +30,13 @@ typedef struct {
     int flock_fd;        /* lock.c's: what flock(2) is done on, -1 while it was not */
 } SfsHandle;
 
+/* What FUSE calls fh. */
+static inline uint64_t
+sfs_handle_fh(const SfsHandle *handle)
+{
+    return (uint64_t)handle->rec->serial << 32 | handle->slot;
+}
+
 /* How the kernel is to do the I/O of a handle. */
 typedef struct {
     SfsIoMode mode;
@@ -66,8 +73,19 @@ void sfs_section_release(SfsMount *mount, SfsHandle *handle);
 /* Handles on sections and views: looking at .info and .stats does not count. */
 uint32_t sfs_section_handles(SfsMount *mount);
 
-/* The handle that FUSE's fh means. */
+/* The handle that FUSE's fh means; NULL: it was released. */
 SfsHandle *sfs_section_handle(SfsMount *mount, uint64_t fh);
+
+/* The section that this very request has made and opened at an earlier worker, if it comes again.
+ */
+bool sfs_section_made(SfsMount *mount, SfsTarget *target);
+
+/* The one in this slot, or NULL. */
+SfsHandle *sfs_section_handle_at(SfsMount *mount, uint32_t slot);
+
+/* Takes up the handle that a dead worker has left in the record at @slot. @backing: its bytes (a
+ * reference is taken), NULL for texts. Before there are threads. */
+SfsHandle *sfs_section_adopt(SfsMount *mount, uint32_t slot, SfsBacking *backing);
 
 /* @how: as the hook in backing.h. */
 ssize_t sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, size_t size,

@@ -12,6 +12,7 @@
 #include "section-client.h"
 #include "sectionctl-cow.h"
 
+#include <signal.h>
 #include <errno.h>
 #include <glib.h>
 #include <locale.h>
@@ -391,6 +392,52 @@ run_cow(GOptionContext *context, char **argv)
     return status;
 }
 
+/* A whole number among the statistics; 0: it is not there. */
+static guint64
+figure(const char *text, const char *key)
+{
+    g_autofree char *wanted = g_strdup_printf("\n%s: ", key);
+    const char *at = strstr(text, wanted);
+
+    return at != NULL ? g_ascii_strtoull(at + strlen(wanted), NULL, 10) : 0;
+}
+
+#define RELOAD_LOOKS 500
+#define RELOAD_PAUSE_US 10000
+
+static int
+run_reload(GOptionContext *context, char **argv)
+{
+    g_auto(GStrv) operands = NULL;
+    g_autofree char *before = NULL;
+    g_autoptr(GError) error = NULL;
+
+    if (!parse(context, "reload", NULL, argv, 1, 1, "MOUNTPOINT", &operands))
+        return EXIT_USAGE;
+    if (!sc_stats(operands[0], &before, &error))
+        return failed(error);
+    if (kill((pid_t)figure(before, "keeper_pid"), SIGHUP) != 0) {
+        fprintf(stderr, "sectionctl: %s: cannot reach its keeper: %s\n", operands[0],
+                g_strerror(errno));
+        return EXIT_FAILURE;
+    }
+    for (int looks = 0; looks < RELOAD_LOOKS; looks++) {
+        g_autofree char *now = NULL;
+
+        g_usleep(RELOAD_PAUSE_US);
+        if (!sc_stats(operands[0], &now, &error))
+            return failed(error);
+        if (figure(now, "reloads") != figure(before, "reloads"))
+            return EXIT_SUCCESS;
+        if (figure(now, "reloads_refused") != figure(before, "reloads_refused"))
+            break;
+    }
+    fprintf(stderr,
+            "sectionctl: %s: the worker stays: what is installed cannot go on in its place\n",
+            operands[0]);
+    return EXIT_FAILURE;
+}
+
 static int
 run_stats(GOptionContext *context, char **argv)
 {
@@ -474,6 +521,14 @@ static const Command commands[] = {
         "Example:\n"
         "  exec 3<>/mnt/.cow/db; ...; sectionctl cow diff /dev/fd/3",
         run_cow,
+    },
+    {
+        "reload",
+        "MOUNTPOINT",
+        "Have a mount go on with the program that is installed now",
+        "Whatever is open or locked stays so. Refused where the program that is installed keeps\n"
+        "its records in another way than the one that is running.",
+        run_reload,
     },
     {
         "stats",

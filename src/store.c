@@ -56,6 +56,7 @@ struct SfsStoreFile {
     GMutex lock;
     uint64_t bytes;    /* counted for this file; protected by lock */
     SfsPageMap *ahead; /* pages allocated ahead, NULL: none ever; protected by lock */
+    uint64_t unseen; /* bytes that an earlier worker allocated ahead somewhere; protected by lock */
 };
 
 /* --- the private tmpfs ----------------------------------------------------------------------- */
@@ -185,6 +186,23 @@ uncharge(SfsStoreFile *file, uint64_t bytes)
     g_mutex_unlock(&store->lock);
 }
 
+/* Bytes, in whole pages, that lseek(2) takes for data. */
+static uint64_t
+data_bytes(const SfsStoreFile *file)
+{
+    uint64_t bytes = 0;
+    off_t hole = 0, data;
+
+    while ((data = lseek(file->fd, hole, SEEK_DATA)) >= 0) {
+        hole = lseek(file->fd, data, SEEK_HOLE);
+        if (hole < 0)
+            break;
+        bytes +=
+            sfs_page_round_up((uint64_t)hole) - ((uint64_t)data & ~(uint64_t)(SFS_PAGE_SIZE - 1));
+    }
+    return bytes;
+}
+
 /* Replaces what was charged for an operation on @file by what it really holds. File locked. */
 static void
 settle(SfsStoreFile *file, uint64_t charged)
@@ -199,6 +217,8 @@ settle(SfsStoreFile *file, uint64_t charged)
     else
         uncharge(file, file->bytes + charged - now);
     file->bytes = now;
+    if (file->unseen > 0)
+        file->unseen = now - MIN(now, data_bytes(file));
 }
 
 /* Pages of a hole, given in bytes, that were not allocated ahead. */
@@ -239,7 +259,9 @@ missing(const SfsStoreFile *file, off_t offset, uint64_t length)
         /* The end of the file counts as a hole, though its last page is there as a whole. */
         at = hole < 0 ? end : sfs_page_round_up((uint64_t)hole);
     }
-    return pages << SFS_PAGE_SHIFT;
+    /* Which they are is not known, only how many: whoever writes first gets them. What that gets
+     * wrong is found by settle(). */
+    return (pages << SFS_PAGE_SHIFT) - MIN(pages << SFS_PAGE_SHIFT, file->unseen);
 }
 
 void
@@ -278,6 +300,19 @@ reap(gpointer data, gpointer unused)
     g_free(file);
 }
 
+/* What an earlier worker has taken off the tmpfs. */
+static uint64_t
+already_reserved(const SfsStore *store)
+{
+    struct statfs st;
+    uint64_t size;
+
+    if (store->tmpfs < 0 || fstatfs(store->tmpfs, &st) != 0)
+        return 0;
+    size = (uint64_t)st.f_blocks * (uint64_t)st.f_bsize;
+    return effective_limit(store) - MIN(size, effective_limit(store));
+}
+
 SfsStore *
 sfs_store_new(SfsRegistry *registry, int link, int tmpfs, uint64_t limit)
 {
@@ -287,6 +322,7 @@ sfs_store_new(SfsRegistry *registry, int link, int tmpfs, uint64_t limit)
     store->link = link;
     store->tmpfs = tmpfs;
     store->limit = limit;
+    store->reserved = already_reserved(store);
     g_mutex_init(&store->lock);
     store->reaper = g_thread_pool_new(reap, NULL, 1, FALSE, NULL);
     return store;
@@ -330,6 +366,42 @@ sfs_store_file_new(SfsStore *store, SfsStoreUse use, SfsStoreFile **out)
     g_mutex_init(&file->lock);
     *out = file;
     return 0;
+}
+
+SfsStoreFile *
+sfs_store_file_adopt(SfsStore *store, SfsStoreUse use, uint32_t slot)
+{
+    SfsStoreFile *file = g_new0(SfsStoreFile, 1);
+    struct stat st;
+
+    file->store = store;
+    file->use = use;
+    file->counted = use == SFS_STORE_OVERLAY || store->tmpfs < 0;
+    file->slot = slot;
+    file->fd = sfs_link_inherited(store->registry, slot);
+    g_mutex_init(&file->lock);
+    if (file->counted && fstat(file->fd, &st) == 0) {
+        file->bytes = (uint64_t)st.st_blocks * 512;
+        file->unseen = file->bytes - MIN(file->bytes, data_bytes(file));
+        store->used += file->bytes;
+        if (use == SFS_STORE_OVERLAY)
+            store->overlays += file->bytes;
+    }
+    return file;
+}
+
+void
+sfs_store_adopted(SfsStore *store)
+{
+    if (store->tmpfs < 0)
+        return;
+    g_mutex_lock(&store->lock);
+    /* What was allocated and not yet charged for: as if it had been forced. */
+    if (store->used > store->reserved)
+        reserve(store, store->used);
+    else
+        give_back(store);
+    g_mutex_unlock(&store->lock);
 }
 
 void

@@ -48,6 +48,12 @@ const char *sfs_store_engine(const SfsStore *store); /* "tmpfs" or "memfd" */
 /* A new empty file. 0, -ENFILE (no more descriptors), -ENOMEM. */
 int sfs_store_file_new(SfsStore *store, SfsStoreUse use, SfsStoreFile **file);
 
+/* After a worker's death: the file under a slot of the descriptor table, at the number that the
+ * keeper has it at. All of them before anything else is done with the store, then
+ * sfs_store_adopted(). */
+SfsStoreFile *sfs_store_file_adopt(SfsStore *store, SfsStoreUse use, uint32_t slot);
+void sfs_store_adopted(SfsStore *store);
+
 /* Closes it here and at the keeper: its pages go once no mapping is left. The closing happens on a
  * thread of its own, for it takes long where there is much to give back. */
 void sfs_store_file_free(SfsStoreFile *file);

@@ -251,6 +251,7 @@ make_own_file(SfsMount *mount, SfsViewMaker *maker, const SfsTarget *target, Sfs
         return NULL;
     }
     rec->backing_id = id;
+    sfs_passthrough_note(&mount->header->last_backing_id, id);
     sfs_backing_copy_keep(made, slot);
     return made;
 }
@@ -271,6 +272,7 @@ sfs_view_make(SfsMount *mount, SfsViewMaker *maker, const SfsTarget *target,
     rec->kind = SFS_VIEW_OVERLAY;
     if (may_pass && !wish->writes && may_show_base(mount, target, base, wish)) {
         rec->backing_id = MAX(register_base(mount, target, base), 0);
+        sfs_passthrough_note(&mount->header->last_backing_id, rec->backing_id);
         if (rec->backing_id != 0)
             rec->kind = SFS_VIEW_BASE;
     }

@@ -80,6 +80,27 @@ make(SfsMount *mount, const SfsTarget *target, const SfsViewWish *wish)
     return view;
 }
 
+SfsBacking *
+sfs_view_adopt(SfsMount *mount, uint32_t slot, uint32_t opens, SfsBacking *base)
+{
+    View *view = g_new0(View, 1);
+
+    view->rec = sfs_registry_get(mount->registry, SFS_TABLE_VIEWS, slot);
+    view->nodeid = view->rec->nodeid;
+    view->slot = slot;
+    view->node = view->rec->node;
+    view->backing_id = view->rec->backing_id;
+    if (view->rec->kind == SFS_VIEW_COPY || view->rec->kind == SFS_VIEW_CLONE)
+        view->backing =
+            sfs_backing_copy_adopt(mount->store, mount->link, base, mount->registry, slot);
+    else
+        view->backing = sfs_backing_cow_adopt(mount->store, base, mount->registry, slot);
+    atomic_store(&view->rec->opens, opens);
+    sfs_node_pin(mount->nodes, view->node);
+    g_hash_table_insert(mount->views->by_nodeid, &view->nodeid, view);
+    return view->backing;
+}
+
 static void
 destroy(SfsMount *mount, View *view)
 {

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The main thread answers the kernel's first request, INIT, alone; what the two sides agree on
- * decides which store there is. Then a fixed number of threads receive and process requests; the
- * main thread waits for them. They end when the kernel says that the connection is gone.
+ * decides which store there is. A worker that comes after another has libfuse answer the saved INIT
+ * of the connection into nowhere, and takes up what is there (resume.h). Then a fixed number of
+ * threads receive and process requests; the main thread waits for them. They end when the kernel
+ * says that the connection is gone.
  *
  * One more thread watches the keeper: without it nobody would hold the descriptors, or unmount, so
  * the worker then detaches the mount and ends.
@@ -10,6 +12,8 @@
 #include "worker.h"
 
 #include "defer.h"
+#include "doubt.h"
+#include "fault.h"
 #include "keeper-link.h"
 #include "lifetime.h"
 #include "lock.h"
@@ -19,6 +23,8 @@
 #include "node.h"
 #include "ops.h"
 #include "passthrough.h"
+#include "request.h"
+#include "resume.h"
 #include "section.h"
 #include "startup.h"
 #include "store.h"
@@ -26,21 +32,27 @@
 
 #include <linux/fuse.h>
 #include <stdio.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
 #endif
 
-#define MAX_WRITE ((uint32_t)1 << 20)
 #define MAX_BACKGROUND 64
 
+/* FUSE_HAS_RESEND, in the second half of INIT's flags; older headers lack it. */
+#define HAS_RESEND (1u << 7)
+
 typedef struct {
-    SfsMount mount; /* first: the session's userdata is taken for it by ops.c */
-    bool refused;   /* INIT showed that the mount cannot be as it was asked for */
+    SfsMount mount;    /* first: the session's userdata is taken for it by ops.c */
+    bool refused;      /* INIT showed that the mount cannot be as it was asked for */
+    SfsResume *resume; /* NULL: nobody was here before */
+    gint watched;      /* the keeper's watcher has begun */
 } Worker;
 
 /* --- INIT ------------------------------------------------------------------------------------ */
@@ -75,6 +87,12 @@ decide_passthrough(Worker *worker, struct fuse_conn_info *conn)
     const char *reason = "";
     bool granted = false;
 
+    /* Decided once for the connection. */
+    if (header->protocol_major != 0) {
+        fuse_set_feature_flag(conn, FUSE_CAP_PASSTHROUGH);
+        conn->max_backing_stack_depth = 1;
+        return;
+    }
     if (wish == SFS_PASSTHROUGH_OFF)
         reason = "asked for by passthrough=off";
     else if (!sfs_passthrough_possible(&reason))
@@ -111,7 +129,7 @@ op_init(void *userdata, struct fuse_conn_info *conn)
     for (size_t i = 0; i < G_N_ELEMENTS(unwanted); i++)
         fuse_unset_feature_flag(conn, unwanted[i]);
     mount->direct_mmap = conn->want_ext & FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
-    conn->max_write = MAX_WRITE;
+    conn->max_write = SFS_REQUEST_MAX_WRITE;
     conn->max_background = MAX_BACKGROUND;
     conn->time_gran = 1;
     decide_passthrough(worker, conn);
@@ -143,50 +161,103 @@ save_init(Worker *worker, const struct fuse_buf *buf)
 {
     SfsRegistryHeader *header = worker->mount.header;
     const struct fuse_in_header *in = buf->mem;
+    const struct fuse_init_in *init = (const void *)(in + 1);
 
     if (in->opcode == FUSE_INIT && buf->size <= sizeof header->init_request) {
         memcpy(header->init_request, buf->mem, buf->size);
         header->init_length = (uint32_t)buf->size;
+        if (buf->size < sizeof *in + offsetof(struct fuse_init_in, flags2) + sizeof init->flags2 ||
+            !(init->flags2 & HAS_RESEND))
+            atomic_store(&header->cannot_resume, 1);
     }
 }
 
 /* One request, if there is one. False: the connection has ended. */
 static bool
-serve_one(Worker *worker, struct fuse_buf *buf)
+serve_one(Worker *worker, void *buffer)
 {
-    int r = fuse_session_receive_buf(worker->mount.session, buf);
+    ssize_t n = sfs_request_read(SFS_FD_DEVICE, buffer);
+    struct fuse_buf buf = {.mem = buffer, .size = (size_t)n};
 
-    if (r == -EINTR || r == -EAGAIN)
+    if (n == 0)
         return true;
-    if (r <= 0)
+    if (n < 0 && n != -ENODEV)
+        g_critical("requests cannot be read any more: %s", g_strerror((int)-n));
+    if (n < 0)
         return false;
-    count_request(worker, buf);
+    count_request(worker, &buf);
     if (!atomic_load(&worker->mount.header->ready))
-        save_init(worker, buf);
-    sfs_defer_serving(buf);
-    fuse_session_process_buf(worker->mount.session, buf);
+        save_init(worker, &buf);
+    sfs_defer_process(&worker->mount, &buf);
     return !fuse_session_exited(worker->mount.session);
+}
+
+/* What another worker has left unanswered. */
+static void
+serve_again(Worker *worker, bool suspects)
+{
+    struct fuse_buf buf = {0};
+
+    while (worker->resume != NULL && sfs_resume_next(worker->resume, suspects, &buf)) {
+        sfs_defer_process(&worker->mount, &buf);
+        g_free(buf.mem);
+    }
+}
+
+static gpointer
+serve_suspects(gpointer data)
+{
+    serve_again(data, true);
+    return NULL;
 }
 
 static gpointer
 serve(gpointer data)
 {
-    struct fuse_buf buf = {0};
+    void *buffer = sfs_request_buffer_new();
 
-    while (serve_one(data, &buf))
+    serve_again(data, false);
+    while (serve_one(data, buffer))
         ;
-    free(buf.mem);
+    sfs_request_buffer_free(buffer);
     return NULL;
+}
+
+/* Gives libfuse's device its meaning. */
+static void
+connect_session(int to)
+{
+    dup2(to, SFS_FD_SESSION);
+}
+
+/* What the kernel said when it was told INIT, to a libfuse that has not heard it. */
+static void
+repeat_init(Worker *worker)
+{
+    SfsRegistryHeader *header = worker->mount.header;
+    g_autofree void *request = g_memdup2(header->init_request, header->init_length);
+    struct fuse_buf buf = {.mem = request, .size = header->init_length};
+    sfs_autofd null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+    connect_session(null);
+    fuse_session_process_buf(worker->mount.session, &buf);
+    connect_session(SFS_FD_DEVICE);
 }
 
 static void
 serve_init(Worker *worker)
 {
-    struct fuse_buf buf = {0};
+    void *buffer = sfs_request_buffer_new();
 
-    while (worker->mount.header->protocol_major == 0 && serve_one(worker, &buf))
+    connect_session(SFS_FD_DEVICE);
+    if (worker->resume != NULL && sfs_resume_has_init(worker->resume))
+        serve_again(worker, false);
+    else if (worker->resume != NULL)
+        repeat_init(worker);
+    while (worker->resume == NULL && worker->mount.header->protocol_major == 0 &&
+           serve_one(worker, buffer))
         ;
-    free(buf.mem);
+    sfs_request_buffer_free(buffer);
 }
 
 /* What the mount is to begin with is made while it serves already, but before it says so. A worker
@@ -209,11 +280,14 @@ serve_all(Worker *worker)
     guint n = CLAMP(2 * g_get_num_processors(), 4, 16);
     g_autofree GThread **threads = g_new(GThread *, n);
 
+    if (worker->resume != NULL && sfs_resume_has_suspects(worker->resume))
+        g_thread_unref(g_thread_new("suspects", serve_suspects, worker));
     for (guint i = 0; i < n; i++)
         threads[i] = g_thread_new("serve", serve, worker);
     if (!atomic_load(&worker->mount.header->ready))
         make_sections(worker);
     atomic_store(&worker->mount.header->ready, 1);
+    atomic_store(&worker->mount.header->serving, 1);
     sfs_link_ready(worker->mount.link);
     for (guint i = 0; i < n; i++)
         g_thread_join(threads[i]);
@@ -221,19 +295,35 @@ serve_all(Worker *worker)
 
 /* --- the process ----------------------------------------------------------------------------- */
 
+/* Has descriptors of its own: only the socket that shows the keeper that this process lives, and
+ * this thread that the keeper does. */
 static gpointer
 watch_keeper(gpointer data)
 {
     Worker *worker = data;
     char byte;
 
+    if (unshare(CLONE_FILES) == 0) {
+        close_range(3, SFS_FD_LIFE - 1, 0);
+        close_range(SFS_FD_LIFE + 1, ~0u, 0);
+    }
+    g_atomic_int_set(&worker->watched, 1);
     /* The keeper never says anything: this returns when it is gone. */
-    while (recv(worker->mount.link, &byte, 1, 0) < 0 && errno == EINTR)
+    while (recv(SFS_FD_LIFE, &byte, 1, 0) < 0 && errno == EINTR)
         ;
     g_critical("the keeper is gone: the mount ends");
     sfs_mountpoint_detach(worker->mount.header->config.mountpoint,
                           (dev_t)worker->mount.header->mount_dev);
     _exit(2);
+}
+
+static void
+start_watch(Worker *worker)
+{
+    g_thread_unref(g_thread_new("watch-keeper", watch_keeper, worker));
+    while (!g_atomic_int_get(&worker->watched))
+        g_usleep(50);
+    close(SFS_FD_LIFE); /* of the other threads' table */
 }
 
 static void
@@ -269,7 +359,8 @@ start_session(Worker *worker)
     if (config->allow_root)
         fuse_opt_add_arg(&args, "-oallow_root");
     ops.init = op_init;
-    g_snprintf(device, sizeof device, "/dev/fd/%d", SFS_FD_DEVICE);
+    g_snprintf(device, sizeof device, "/dev/fd/%d", SFS_FD_SESSION);
+    connect_session(SFS_FD_DEVICE);
     worker->mount.session = fuse_session_new(&args, &ops, sizeof ops, worker);
     ok = worker->mount.session != NULL && fuse_session_mount(worker->mount.session, device) == 0;
     fuse_opt_free_args(&args);
@@ -284,8 +375,6 @@ open_rooms(Worker *worker)
 {
     SfsMount *mount = &worker->mount;
 
-    mount->device = SFS_FD_DEVICE;
-    mount->link = SFS_FD_LINK;
     mount->nodes = sfs_nodes_new(mount->registry, mount->device, mount->link);
     sfs_node_make_root(mount->nodes, &mount->header->config);
     mount->names =
@@ -293,7 +382,8 @@ open_rooms(Worker *worker)
     mount->sections = sfs_sections_new(mount);
     mount->views = sfs_views_new();
     mount->lifetimes = sfs_lifetimes_new(mount);
-    mount->locks = sfs_locks_new();
+    mount->locks = sfs_locks_new(mount->registry, mount->link);
+    mount->requests = sfs_requests_new(mount->registry);
     mount->deferral = sfs_deferral_new();
 }
 
@@ -306,6 +396,7 @@ close_rooms(Worker *worker)
      * it the end of the process does as well. */
     if (!sfs_deferral_free(mount->deferral) || !sfs_locks_idle(mount->locks))
         _exit(0);
+    sfs_doubt_free(mount->doubt);
     sfs_sections_free(mount);
     if (!sfs_lifetimes_free(mount->lifetimes))
         _exit(0);
@@ -314,6 +405,32 @@ close_rooms(Worker *worker)
     sfs_namespace_free(mount->names);
     sfs_nodes_free(mount->nodes);
     sfs_store_free(mount->store);
+    sfs_requests_free(mount->requests);
+    sfs_resume_free(worker->resume);
+}
+
+/* Says, once, what it went on after. */
+static void
+tell_of_resume(Worker *worker)
+{
+    SfsRegistryHeader *header = worker->mount.header;
+    uint64_t took = (uint64_t)(g_get_monotonic_time() - header->death_time);
+    int status = header->death_status;
+
+    if (worker->resume == NULL)
+        return;
+    header->resumes++;
+    header->resume_last = took;
+    header->resume_max = MAX(header->resume_max, took);
+    header->resume_total += took;
+    if (header->death_pid == 0)
+        g_message("going on with a new worker: %u.%03u ms without one", (unsigned)(took / 1000),
+                  (unsigned)(took % 1000));
+    else
+        g_message("going on after worker %u was ended by %s %d: %u.%03u ms without one",
+                  header->death_pid, WIFSIGNALED(status) ? "signal" : "itself with status",
+                  WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status),
+                  (unsigned)(took / 1000), (unsigned)(took % 1000));
 }
 
 int
@@ -322,6 +439,7 @@ sfs_worker_main(void)
     g_autoptr(GError) error = NULL;
     g_autoptr(SfsRegistry) registry = sfs_registry_open(SFS_FD_REGISTRY, &error);
     Worker worker = {0};
+    bool ended;
     int status = 0;
 
     if (registry == NULL) {
@@ -334,6 +452,17 @@ sfs_worker_main(void)
     worker.mount.header->worker_starts++;
     sfs_log_init(worker.mount.header->config.foreground, worker.mount.header->config.debug);
     set_up_process();
+#ifdef SFS_FAULTS
+    sfs_fault_init(&worker.mount.header->fault_points);
+#endif
+    worker.mount.device = SFS_FD_DEVICE;
+    worker.mount.link = SFS_FD_LINK;
+    start_watch(&worker);
+    worker.resume = sfs_resume_read(&worker.mount, &ended);
+    if (worker.resume != NULL && ended) {
+        sfs_resume_free(worker.resume);
+        return 0;
+    }
     open_rooms(&worker);
     if (!start_session(&worker)) {
         close_rooms(&worker);
@@ -343,10 +472,26 @@ sfs_worker_main(void)
     if (worker.refused || worker.mount.store == NULL) {
         status = 1;
     } else {
-        g_thread_unref(g_thread_new("watch-keeper", watch_keeper, &worker));
+        if (worker.resume != NULL && SFS_FAULT_FAILS("adopt")) {
+            g_strlcpy(worker.mount.header->startup_error, "it was told to fail",
+                      sizeof worker.mount.header->startup_error);
+            _exit(1);
+        }
+        if (worker.resume != NULL)
+            sfs_resume_adopt(worker.resume, &worker.mount);
+        tell_of_resume(&worker);
         serve_all(&worker);
     }
     close_rooms(&worker);
     fuse_session_destroy(worker.mount.session);
     return status;
+}
+
+int
+sfs_worker_check(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(SfsRegistry) registry = sfs_registry_open_to_look(SFS_FD_REGISTRY, &error);
+
+    return registry != NULL ? 0 : 1;
 }

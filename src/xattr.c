@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * They are kept as one chain of text a node: for each, a header, the name, the value. A
- * change builds a new chain and puts it in the old one's place by one atomic store.
+ * change builds a new chain and puts it in the old one's place in one step.
  */
 #include "xattr.h"
 
+#include "request.h"
 #include "util.h"
 
 #include <string.h>
@@ -111,9 +112,12 @@ change_plain(SfsMount *mount, const SfsTarget *target, const char *name, const v
     uint32_t old, chain;
     size_t size, at = 0;
     bool found = false;
+    SfsChange changes[2];
     Plain plain;
     int r = 0;
 
+    if (sfs_request_done())
+        return 0;
     sfs_node_lock(mount->nodes, target->slot);
     old = atomic_load(&rec->xattrs);
     all = sfs_registry_load_text(mount->registry, old, &size);
@@ -136,7 +140,8 @@ change_plain(SfsMount *mount, const SfsTarget *target, const char *name, const v
         if (chain == SFS_NO_SLOT && new->len > 0) {
             r = -ENOSPC;
         } else {
-            atomic_store(&rec->xattrs, chain);
+            changes[0] = SFS_CHANGE_FIELD(SFS_TABLE_NODES, target->slot, SfsNodeRec, xattrs, chain);
+            sfs_registry_commit(mount->registry, changes, sfs_request_remember(changes, 1));
             sfs_registry_free_text(mount->registry, old);
             sfs_time_set(&rec->ctime, sfs_now());
         }

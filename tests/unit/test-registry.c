@@ -354,14 +354,14 @@ test_commit(Fixture *f, gconstpointer data)
     uint32_t a = alloc(f->worker, SFS_TABLE_DIRENTS), b = alloc_live(f->worker, SFS_TABLE_DIRENTS);
     uint32_t c = alloc(f->worker, SFS_TABLE_NODES), d = alloc_live(f->worker, SFS_TABLE_VIEWS);
     uint32_t e = alloc_live(f->worker, SFS_TABLE_HANDLES), g = alloc(f->worker, SFS_TABLE_HANDLES);
-    const SfsChange changes[SFS_COMMIT_MAX] = {
-        {SFS_TABLE_DIRENTS, a, SFS_LIVE}, {SFS_TABLE_DIRENTS, b, SFS_FREE},
-        {SFS_TABLE_NODES, c, SFS_LIVE},   {SFS_TABLE_VIEWS, d, SFS_FREE},
-        {SFS_TABLE_HANDLES, e, SFS_FREE}, {SFS_TABLE_HANDLES, g, SFS_LIVE},
+    const SfsChange changes[] = {
+        SFS_CHANGE(SFS_TABLE_DIRENTS, a, SFS_LIVE), SFS_CHANGE(SFS_TABLE_DIRENTS, b, SFS_FREE),
+        SFS_CHANGE(SFS_TABLE_NODES, c, SFS_LIVE),   SFS_CHANGE(SFS_TABLE_VIEWS, d, SFS_FREE),
+        SFS_CHANGE(SFS_TABLE_HANDLES, e, SFS_FREE), SFS_CHANGE(SFS_TABLE_HANDLES, g, SFS_LIVE),
     };
 
-    sfs_registry_commit(f->worker, changes, SFS_COMMIT_MAX);
-    for (guint i = 0; i < SFS_COMMIT_MAX; i++)
+    sfs_registry_commit(f->worker, changes, G_N_ELEMENTS(changes));
+    for (guint i = 0; i < G_N_ELEMENTS(changes); i++)
         g_assert_cmpuint(state(f->worker, changes[i].table, changes[i].slot), ==, changes[i].state);
     g_assert_cmpuint(sfs_registry_count(f->worker, SFS_TABLE_DIRENTS), ==, 1);
     g_assert_cmpuint(sfs_registry_count(f->worker, SFS_TABLE_VIEWS), ==, 0);
@@ -521,7 +521,7 @@ test_commit_completed(Fixture *f, gconstpointer data)
     static const SfsTable tables[] = {SFS_TABLE_DIRENTS, SFS_TABLE_NODES,   SFS_TABLE_DIRENTS,
                                       SFS_TABLE_VIEWS,   SFS_TABLE_DIRENTS, SFS_TABLE_HANDLES};
 
-    for (unsigned n = 1; n <= SFS_COMMIT_MAX; n++) {
+    for (unsigned n = 1; n <= G_N_ELEMENTS(tables); n++) {
         for (unsigned fatal = 0; fatal < n; fatal++) {
             DeadlyCommit commit = {.n = n, .fatal = fatal};
             int status;
@@ -531,7 +531,7 @@ test_commit_completed(Fixture *f, gconstpointer data)
             for (unsigned i = 0; i < n; i++) {
                 skip_a_page(f->worker, tables[i], sizeof(SfsDirentRec) / 2);
                 commit.changes[i] =
-                    (SfsChange){tables[i], alloc_live(f->worker, tables[i]), SFS_FREE};
+                    SFS_CHANGE(tables[i], alloc_live(f->worker, tables[i]), SFS_FREE);
             }
             status = live_and_die(f, commit_fatally, &commit);
             g_assert_true(WIFEXITED(status));
@@ -583,7 +583,7 @@ test_commit_of_prepared(Fixture *f, gconstpointer data)
         for (unsigned i = 1; i < 4; i += 2) {
             skip_a_page(f->worker, SFS_TABLE_NODES, sizeof(SfsNodeRec));
             commit.changes[i] =
-                (SfsChange){SFS_TABLE_NODES, alloc_live(f->worker, SFS_TABLE_NODES), SFS_FREE};
+                SFS_CHANGE(SFS_TABLE_NODES, alloc_live(f->worker, SFS_TABLE_NODES), SFS_FREE);
         }
         status = live_and_die(f, prepare_and_commit_fatally, &commit);
         g_assert_cmpint(WEXITSTATUS(status), ==, 42);
@@ -630,10 +630,10 @@ rename_for_ever(SfsRegistry *registry, void *data)
             rec->node = generation;
         }
         sfs_registry_commit(registry,
-                            (SfsChange[]){{SFS_TABLE_DIRENTS, new[0], SFS_LIVE},
-                                          {SFS_TABLE_DIRENTS, old[0], SFS_FREE},
-                                          {SFS_TABLE_DIRENTS, new[1], SFS_LIVE},
-                                          {SFS_TABLE_DIRENTS, old[1], SFS_FREE}},
+                            (SfsChange[]){SFS_CHANGE(SFS_TABLE_DIRENTS, new[0], SFS_LIVE),
+                                          SFS_CHANGE(SFS_TABLE_DIRENTS, old[0], SFS_FREE),
+                                          SFS_CHANGE(SFS_TABLE_DIRENTS, new[1], SFS_LIVE),
+                                          SFS_CHANGE(SFS_TABLE_DIRENTS, old[1], SFS_FREE)},
                             4);
         memcpy(old, new, sizeof old);
     }
