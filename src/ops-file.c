@@ -12,6 +12,9 @@
 #include <string.h>
 #include <sys/file.h>
 
+/* How often an open looks whether a section is still being cut off. */
+#define CUT_US 2000
+
 /* --- open and release ------------------------------------------------------------------------ */
 
 static void
@@ -52,10 +55,18 @@ open_and_reply(fuse_req_t req, const SfsTarget *target, struct fuse_file_info *f
     SfsHandle *handle;
     int r = open_target(req, target, fi, &handle);
 
+    if (r == -EAGAIN && sfs_defer(req, SFS_WAIT_SCAN))
+        return;
+    while (r == -EAGAIN) {
+        /* It is being cut off; and the kernel has yet to take note of that when it is told. */
+        g_usleep(CUT_US);
+        r = open_target(req, target, fi, &handle);
+    }
     if (r < 0)
         fuse_reply_err(req, -r);
     else if (fuse_reply_open(req, fi) != 0)
         sfs_section_release(mount, handle);
+    sfs_section_cut(mount);
 }
 
 void

@@ -514,6 +514,7 @@ op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct
         {FUSE_SET_ATTR_ATIME_NOW, SFS_SET_ATIME_NOW},
         {FUSE_SET_ATTR_MTIME_NOW, SFS_SET_MTIME_NOW},
     };
+    SfsMount *mount = sfs_op_mount(req);
     SfsCaller caller = sfs_op_caller(req);
     g_auto(SfsTarget) target = {0};
     struct stat st;
@@ -542,6 +543,7 @@ op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct
         fuse_reply_err(req, -r);
     else
         fuse_reply_attr(req, &st, sfs_op_attr_timeout(req, &target));
+    sfs_section_cut(mount);
 }
 
 static void

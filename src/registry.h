@@ -119,6 +119,7 @@ typedef struct {
     uint32_t copies;             /* derived: sections that are copies of it */
     uint32_t generation;         /* derived: how often it was opened */
     uint64_t looked_up;          /* derived: when, in monotonic µs */
+    uint32_t shrinking;          /* derived: it is being cut off, and cannot be opened meanwhile */
     uint32_t unmapped;           /* derived: the generation for which /proc had no mapping */
     SfsTime atime, mtime, ctime, btime;
     uint64_t size;    /* page sections without a descriptor: always 0; links: length of target */

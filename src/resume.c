@@ -303,6 +303,7 @@ count_names(SfsMount *mount)
     {
         rec->nlink = slot == SFS_ROOT_SLOT ? 2 : 0;
         rec->native_writers = 0;
+        rec->shrinking = 0;
         rec->copies = 0;
         atomic_store(&rec->opens, 0);
         atomic_store(&rec->pins, 0);

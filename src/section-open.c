@@ -292,6 +292,10 @@ open_section(SfsMount *mount, const SfsTarget *target, SfsHandle *handle, SfsOpe
         sfs_node_unlock(mount->nodes, target->slot);
         return -ESTALE;
     }
+    if (rec->shrinking) {
+        sfs_node_unlock(mount->nodes, target->slot);
+        return -EAGAIN;
+    }
     if (rec->opens == 0)
         rec->io_mode = (uint8_t)choose_io_mode(mount, rec, handle->backing, privileged);
     note_open(rec);
@@ -322,6 +326,8 @@ open_view(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, boo
     sfs_node_lock(mount->nodes, target->slot);
     if (rec->doomed || (target->class == SFS_CLASS_OWN && rec->protect != SFS_PROTECT_WRITECOPY))
         r = -ESTALE;
+    else if (rec->shrinking)
+        r = -EAGAIN;
     if (r == 0) {
         note_open(rec);
         rec->views++;

@@ -186,38 +186,57 @@ size_of(SfsBacking *backing)
     return backing != NULL && backing->ops->stat(backing, &st) == 0 ? (uint64_t)st.st_size : 0;
 }
 
-/* Whether nobody but the handle, if one is given, uses the section, be it by a mapping made through
- * that handle. May wait. */
+/* The section that this thread is cutting off; SFS_NO_SLOT: none. */
+static _Thread_local uint32_t cutting;
+
+/* Keeps others from opening the section, if nobody but the handle, if one is given, has it open. */
 static bool
-is_alone(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle)
+begin_cut(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle)
 {
-    const SfsNodeRec *rec = target->rec;
-    uint32_t generation;
-    bool others;
+    SfsNodeRec *rec = target->rec;
+    bool alone;
 
     sfs_node_lock(mount->nodes, target->slot);
-    others = rec->opens > (handle != NULL ? 1 : 0) || rec->views > 0;
-    generation = rec->generation;
+    alone = rec->opens == (handle != NULL ? 1 : 0) && rec->views == 0 && !rec->shrinking;
+    if (alone) {
+        rec->shrinking = 1;
+        rec->pins++; /* until sfs_section_cut() */
+        cutting = target->slot;
+    }
     sfs_node_unlock(mount->nodes, target->slot);
-    if (others || sfs_lifetime_is_mapped(mount, target))
-        return false;
-    /* Looking took some time, in which somebody may have opened and mapped it. */
-    sfs_node_lock(mount->nodes, target->slot);
-    others = rec->generation != generation;
-    sfs_node_unlock(mount->nodes, target->slot);
-    return !others;
+    return alone;
 }
 
+void
+sfs_section_cut(SfsMount *mount)
+{
+    SfsNodeRec *rec;
+
+    if (cutting == SFS_NO_SLOT)
+        return;
+    rec = sfs_registry_get(mount->registry, SFS_TABLE_NODES, cutting);
+    sfs_node_lock(mount->nodes, cutting);
+    rec->shrinking = 0;
+    sfs_node_unlock(mount->nodes, cutting);
+    sfs_node_unpin(mount->nodes, cutting);
+    cutting = SFS_NO_SLOT;
+}
+
+/* Looking for mappings takes some time, in which nobody must open it and make one. */
 static int
 check_shrink(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle)
 {
     gint64 deadline = sfs_lifetime_patience();
 
-    while (!is_alone(mount, target, handle)) {
+    while (true) {
+        if (begin_cut(mount, target, handle)) {
+            if (!sfs_lifetime_is_mapped(mount, target))
+                return 0;
+            sfs_section_cut(mount);
+        }
         if (!sfs_lifetime_wait(mount, target->slot, deadline))
             return sfs_section_refuse(target, -ETXTBSY, "others use what would be cut off");
     }
-    return 0;
 }
 
 bool

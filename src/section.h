@@ -150,6 +150,10 @@ int sfs_section_set_policy(SfsMount *mount, const SfsTarget *target, const SfsCa
 bool sfs_section_size_waits(SfsMount *mount, const SfsTarget *target, const SfsHandle *handle,
                             off_t size);
 
+/* To be called after the reply to whatever may have changed the size: until then nobody can open a
+ * section that was cut off, so that nobody maps what the kernel takes to be there still. */
+void sfs_section_cut(SfsMount *mount);
+
 /* Bytes that a section shows, or a new view of it would start with: its own, or those of what it is
  * based on. A reference for the caller; NULL: it has none yet. */
 SfsBacking *sfs_section_bytes(SfsMount *mount, const SfsTarget *target);
