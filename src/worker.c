@@ -455,6 +455,7 @@ sfs_worker_main(void)
 #ifdef SFS_FAULTS
     sfs_fault_init(&worker.mount.header->fault_points);
 #endif
+    connect_session(SFS_FD_DEVICE); /* takes the number, before anything else gets it */
     worker.mount.device = SFS_FD_DEVICE;
     worker.mount.link = SFS_FD_LINK;
     start_watch(&worker);
