@@ -1,29 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "namespace.h"
 
+#include "name-index.h"
 #include "request.h"
 #include "util.h"
 
-#define DIRENT_SIZE 20
-
 #include <stdio.h>
-#include <sys/mman.h>
-#include <sys/random.h>
 #include <string.h>
 #include <sys/sysmacros.h>
 
-/* In the index. Its name lies in the record where that has room for it, else in memory of its own.
- */
-typedef struct Entry {
-    SfsDirentRec *rec;
-    uint32_t slot;
-    uint32_t parent;
-    uint32_t length;
-    const char *name;
-    struct Entry *next; /* another name of the same node */
-} Entry;
-
-#define BY_NODE_BYTES (sizeof(Entry *) * ((size_t)SFS_MAX_NODES + 1))
+#define DIRENT_SIZE 20
 
 struct SfsNamespace {
     SfsRegistry *registry;
@@ -32,83 +18,11 @@ struct SfsNamespace {
     SfsMayRemove may_remove;
     void *may_remove_data;
 
-    GRWLock lock;        /* protects all below */
-    GHashTable *by_name; /* set of Entry, owns them */
-    Entry **by_node;     /* node slot → its names; sparse memory */
-    GHashTable *dirs;    /* directory slot → GTree: readdir offset → Entry */
+    GRWLock lock; /* protects the index, and what of records is the namespace's */
+    SfsNameIndex *index;
 };
 
 /* --- the index ------------------------------------------------------------------------------- */
-
-/* Names are chosen by clients: a secret keeps them from choosing such as fall together. The name is
- * taken as a polynomial over the prime 2^61-1, at a point that nobody knows: two names of n bytes
- * fall together in n of 2^61 cases. */
-static uint64_t hash_secret;
-
-#define PRIME (((uint64_t)1 << 61) - 1)
-
-static uint64_t
-multiply(uint64_t a, uint64_t b)
-{
-    unsigned __int128 product = (unsigned __int128)a * b;
-    uint64_t sum = (uint64_t)(product & PRIME) + (uint64_t)(product >> 61);
-
-    return sum >= PRIME ? sum - PRIME : sum;
-}
-
-static void
-choose_secret(void)
-{
-    while (hash_secret < 256) {
-        if (getrandom(&hash_secret, sizeof hash_secret, 0) != sizeof hash_secret)
-            hash_secret = (uint64_t)g_random_int() << 32 | g_random_int();
-        hash_secret %= PRIME;
-    }
-}
-
-static guint
-hash_entry(gconstpointer key)
-{
-    const Entry *entry = key;
-    uint64_t hash = entry->parent + 1;
-
-    for (uint32_t i = 0; i < entry->length; i++)
-        hash = multiply(hash, hash_secret) + (guchar)entry->name[i];
-    return (guint)(multiply(hash, hash_secret) >> 16);
-}
-
-static gboolean
-equal_entries(gconstpointer a, gconstpointer b)
-{
-    const Entry *x = a, *y = b;
-
-    return x->parent == y->parent && x->length == y->length &&
-           memcmp(x->name, y->name, x->length) == 0;
-}
-
-static void
-free_entry(gpointer data)
-{
-    Entry *entry = data;
-
-    if (entry->name != entry->rec->name)
-        g_free((char *)entry->name);
-    g_free(entry);
-}
-
-static gint
-compare_cookies(gconstpointer a, gconstpointer b, gpointer unused)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-    return x < y ? -1 : x > y;
-}
-
-static GTree *
-entries_of(SfsNamespace *names, uint32_t dir)
-{
-    return g_hash_table_lookup(names->dirs, GUINT_TO_POINTER(dir));
-}
 
 static SfsNodeRec *
 node(SfsNamespace *names, uint32_t slot)
@@ -128,51 +42,26 @@ count_entry(SfsNamespace *names, uint32_t dir, int by)
 static void
 index_add(SfsNamespace *names, SfsDirentRec *rec, uint32_t slot)
 {
-    Entry *entry = g_new(Entry, 1);
-    GTree *tree = entries_of(names, rec->parent);
-
-    *entry = (Entry){.rec = rec, .slot = slot, .parent = rec->parent, .length = rec->length};
-    entry->name = rec->long_name == SFS_NO_SLOT
-                      ? rec->name
-                      : sfs_registry_load_text(names->registry, rec->long_name, NULL);
-    if (tree == NULL) {
-        tree = g_tree_new_full(compare_cookies, NULL, NULL, NULL);
-        g_hash_table_insert(names->dirs, GUINT_TO_POINTER(rec->parent), tree);
-    }
-    g_tree_insert(tree, &rec->cookie, entry);
-    g_hash_table_add(names->by_name, entry);
-    entry->next = names->by_node[rec->node];
-    names->by_node[rec->node] = entry;
+    sfs_name_index_add(names->index, rec, slot);
     count_entry(names, rec->parent, 1);
 }
 
 static void
-index_remove(SfsNamespace *names, Entry *entry)
+index_remove(SfsNamespace *names, SfsName *entry)
 {
-    GTree *tree = entries_of(names, entry->parent);
-    Entry **at = &names->by_node[entry->rec->node];
-
-    while (*at != entry)
-        at = &(*at)->next;
-    *at = entry->next;
     count_entry(names, entry->parent, -1);
-    g_tree_remove(tree, &entry->rec->cookie);
-    if (g_tree_nnodes(tree) == 0)
-        g_hash_table_remove(names->dirs, GUINT_TO_POINTER(entry->parent));
-    g_hash_table_remove(names->by_name, entry);
+    sfs_name_index_remove(names->index, entry);
 }
 
-static Entry *
+static SfsName *
 find(SfsNamespace *names, uint32_t dir, const char *name)
 {
-    Entry key = {.parent = dir, .length = (uint32_t)strlen(name), .name = name};
-
-    return g_hash_table_lookup(names->by_name, &key);
+    return sfs_name_index_find(names->index, dir, name);
 }
 
 /* A section that has come to its end: its names are about to go. */
 static bool
-is_doomed(SfsNamespace *names, const Entry *entry)
+is_doomed(SfsNamespace *names, const SfsName *entry)
 {
     return node(names, entry->rec->node)->doomed;
 }
@@ -187,13 +76,7 @@ sfs_namespace_new(SfsRegistry *registry, SfsNodes *nodes, uint64_t nr_sections)
     names->nodes = nodes;
     names->nr_sections = nr_sections;
     g_rw_lock_init(&names->lock);
-    choose_secret();
-    names->by_node = mmap(NULL, BY_NODE_BYTES, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (names->by_node == MAP_FAILED)
-        g_error("no memory for the table of names");
-    names->by_name = g_hash_table_new_full(hash_entry, equal_entries, free_entry, NULL);
-    names->dirs = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_tree_unref);
+    names->index = sfs_name_index_new(registry);
     for (uint32_t slot = 0; slot < sfs_registry_bound(registry, SFS_TABLE_NODES); slot++) {
         if (S_ISDIR(node(names, slot)->mode))
             node(names, slot)->size = 0;
@@ -212,9 +95,7 @@ sfs_namespace_free(SfsNamespace *names)
 {
     if (names == NULL)
         return;
-    g_hash_table_unref(names->dirs);
-    g_hash_table_unref(names->by_name);
-    munmap(names->by_node, BY_NODE_BYTES);
+    sfs_name_index_free(names->index);
     g_rw_lock_clear(&names->lock);
     g_free(names);
 }
@@ -255,7 +136,7 @@ int
 sfs_namespace_lookup(SfsNamespace *names, const SfsTarget *dir, const char *name, SfsTarget *child)
 {
     SfsClass class;
-    Entry *entry;
+    SfsName *entry;
     int r = check_name(name);
 
     if (r < 0)
@@ -299,12 +180,12 @@ sfs_namespace_list(SfsNamespace *names, const SfsTarget *dir, uint64_t offset, S
         sfs_node_peek(names->nodes, dir->rec->parent, dir->class, &parent);
         more = each("..", &parent, 2, data);
     }
-    tree = entries_of(names, dir->slot);
+    tree = sfs_name_index_dir(names->index, dir->slot);
     if (more && tree != NULL) {
         GTreeNode *at = g_tree_upper_bound(tree, &offset);
 
         for (; more && at != NULL; at = g_tree_node_next(at)) {
-            const Entry *entry = g_tree_node_value(at);
+            const SfsName *entry = g_tree_node_value(at);
             SfsTarget child;
             g_autofree char *name = g_strndup(entry->name, entry->length);
 
@@ -339,7 +220,8 @@ names_of(SfsNamespace *names, uint32_t slot)
 
     g_array_set_clear_func(found, clear_found);
     sfs_node_peek(names->nodes, slot, SFS_CLASS_NODE, &target);
-    for (const Entry *entry = names->by_node[slot]; entry != NULL; entry = entry->next) {
+    for (const SfsName *entry = sfs_name_index_of(names->index, slot); entry != NULL;
+         entry = entry->next) {
         Found one;
 
         sfs_node_peek(names->nodes, entry->parent, SFS_CLASS_NODE, &dir);
@@ -412,7 +294,7 @@ count_link(SfsNamespace *names, uint32_t slot, int by)
 
 /* Takes the entry out of the index and frees what it owns; its record is free already. */
 static void
-forget_entry(SfsNamespace *names, Entry *entry)
+forget_entry(SfsNamespace *names, SfsName *entry)
 {
     uint32_t long_name = entry->rec->long_name;
 
@@ -435,7 +317,7 @@ drop_node(SfsNamespace *names, uint32_t dir, uint32_t slot)
 
 /* Takes one name away, whatever it is of. @asked: that is what the request at hand is for. */
 static void
-remove_entry(SfsNamespace *names, Entry *entry, bool asked)
+remove_entry(SfsNamespace *names, SfsName *entry, bool asked)
 {
     uint32_t dir = entry->parent, slot = entry->rec->node;
     SfsChange changes[2] = {SFS_CHANGE(SFS_TABLE_DIRENTS, entry->slot, SFS_FREE)};
@@ -447,10 +329,10 @@ remove_entry(SfsNamespace *names, Entry *entry, bool asked)
 }
 
 /* The entry of this name, if it leads anywhere: what is left of a doomed section goes now. */
-static Entry *
+static SfsName *
 find_for_change(SfsNamespace *names, uint32_t dir, const char *name)
 {
-    Entry *entry = find(names, dir, name);
+    SfsName *entry = find(names, dir, name);
 
     if (entry == NULL || !is_doomed(names, entry))
         return entry;
@@ -510,7 +392,7 @@ new_node(SfsNamespace *names, const SfsTarget *dir, const SfsNodeSpec *wanted, S
 static bool
 find_made(SfsNamespace *names, const SfsTarget *dir, const char *name, SfsTarget *child)
 {
-    const Entry *entry = find(names, dir->slot, name);
+    const SfsName *entry = find(names, dir->slot, name);
 
     if (entry == NULL || !sfs_request_made(node(names, entry->rec->node)->made_by))
         return false;
@@ -578,7 +460,7 @@ sfs_namespace_link(SfsNamespace *names, const SfsTarget *target, const SfsTarget
                    const char *name)
 {
     SfsDirentRec *entry;
-    Entry *there;
+    SfsName *there;
     uint32_t slot;
     int r;
 
@@ -613,11 +495,11 @@ out:
 static bool
 is_empty_dir(SfsNamespace *names, uint32_t slot)
 {
-    return entries_of(names, slot) == NULL;
+    return sfs_name_index_dir(names->index, slot) == NULL;
 }
 
 static int
-ask_guard(SfsNamespace *names, const Entry *entry)
+ask_guard(SfsNamespace *names, const SfsName *entry)
 {
     return names->may_remove != NULL ? names->may_remove(entry->rec->node, names->may_remove_data)
                                      : 0;
@@ -627,7 +509,7 @@ static int
 remove_name(SfsNamespace *names, const SfsTarget *dir, const char *name, bool directory)
 {
     SfsClass class;
-    Entry *entry;
+    SfsName *entry;
     int r = 0;
 
     if (sfs_request_done())
@@ -662,7 +544,7 @@ sfs_namespace_rmdir(SfsNamespace *names, const SfsTarget *dir, const char *name)
 
 /* Takes one name of a doomed section away, all but the record, which says what to tell. */
 static void
-retire_entry(SfsNamespace *names, Entry *entry, uint64_t nodeid)
+retire_entry(SfsNamespace *names, SfsName *entry, uint64_t nodeid)
 {
     uint32_t dir = entry->parent, slot = entry->rec->node;
 
@@ -678,10 +560,12 @@ sfs_namespace_remove_all(SfsNamespace *names, uint32_t slot, SfsGoneName each, v
     g_autoptr(GArray) found = NULL;
 
     g_rw_lock_writer_lock(&names->lock);
-    if (names->by_node[slot] != NULL && is_doomed(names, names->by_node[slot])) {
+    if (sfs_name_index_of(names->index, slot) != NULL &&
+        is_doomed(names, sfs_name_index_of(names->index, slot))) {
         found = names_of(names, slot);
         for (guint i = 0; i < found->len; i++)
-            retire_entry(names, names->by_node[slot], g_array_index(found, Found, i).nodeid);
+            retire_entry(names, sfs_name_index_of(names->index, slot),
+                         g_array_index(found, Found, i).nodeid);
     }
     g_rw_lock_writer_unlock(&names->lock);
     for (guint i = 0; found != NULL && i < found->len; i++) {
@@ -725,7 +609,7 @@ sfs_namespace_tell_again(SfsNamespace *names, SfsGoneName each, void *data)
 bool
 sfs_namespace_find(SfsNamespace *names, const SfsTarget *dir, const char *name, uint32_t *slot)
 {
-    const Entry *entry;
+    const SfsName *entry;
 
     g_rw_lock_reader_lock(&names->lock);
     entry = find(names, dir->slot, name);
@@ -752,7 +636,7 @@ lies_in(SfsNamespace *names, uint32_t dir, uint32_t ancestor)
 }
 
 static int
-check_rename(SfsNamespace *names, const Entry *from, const SfsTarget *new_dir, const Entry *to,
+check_rename(SfsNamespace *names, const SfsName *from, const SfsTarget *new_dir, const SfsName *to,
              unsigned flags)
 {
     bool from_is_dir = S_ISDIR(node(names, from->rec->node)->mode);
@@ -793,7 +677,7 @@ moved(SfsNamespace *names, uint32_t slot, uint32_t from, uint32_t to)
 }
 
 static int
-exchange(SfsNamespace *names, Entry *a, Entry *b)
+exchange(SfsNamespace *names, SfsName *a, SfsName *b)
 {
     uint32_t a_node = a->rec->node, b_node = b->rec->node;
     uint32_t a_dir = a->parent, b_dir = b->parent;
@@ -827,7 +711,8 @@ exchange(SfsNamespace *names, Entry *a, Entry *b)
 }
 
 static int
-move(SfsNamespace *names, Entry *from, const SfsTarget *new_dir, const char *new_name, Entry *to)
+move(SfsNamespace *names, SfsName *from, const SfsTarget *new_dir, const char *new_name,
+     SfsName *to)
 {
     uint32_t moving = from->rec->node, from_dir = from->parent;
     uint32_t replaced = to != NULL ? to->rec->node : SFS_NO_SLOT;
@@ -858,7 +743,7 @@ int
 sfs_namespace_rename(SfsNamespace *names, const SfsTarget *dir, const char *name,
                      const SfsTarget *new_dir, const char *new_name, unsigned flags)
 {
-    Entry *from, *to;
+    SfsName *from, *to;
     SfsClass class;
     int r;
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What the files that make up the sections share: section.c (policy and definition), section-open.c
- * (handles), section-attr.c (attributes), section-io.c (bytes). Nothing else includes this. */
+/* What the files that make up the sections share: section.c (policy), section-define.c,
+ * section-bytes.c (where they are), section-attr.c (attributes), section-open.c (handles),
+ * section-io.c (reading and writing), section-facts.c, section-view.c. Nothing else includes this.
+ */
 #pragma once
 
 #include "section.h"
@@ -44,10 +46,13 @@ GMutexLocker *sfs_section_hold_size(const SfsTarget *target);
 /* Whether memory that it has, it keeps. */
 bool sfs_section_keeps_memory(const SfsNodeRec *rec);
 
-/* --- section-open.c -------------------------------------------------------------------------- */
+/* --- section-bytes.c ------------------------------------------------------------------------- */
 
 /* The section's backing, made now if a page section has none yet. A reference for the caller. */
 int sfs_section_need_backing(SfsMount *mount, const SfsTarget *target, SfsBacking **backing);
+
+/* The same, with the node locked and the backing still its own. On failure it is not locked. */
+int sfs_section_lock_with_backing(SfsMount *mount, const SfsTarget *target, SfsBacking **backing);
 
 /* --- section-attr.c -------------------------------------------------------------------------- */
 

@@ -24,7 +24,6 @@
 #include "keeper-link.h"
 #include "log.h"
 #include "passthrough.h"
-#include "section.h"
 #include "util.h"
 #include "xattr.h"
 
@@ -260,7 +259,7 @@ SfsBacking *
 sfs_view_make(SfsMount *mount, SfsViewMaker *maker, const SfsTarget *target,
               const SfsViewWish *wish, uint32_t slot)
 {
-    g_autoptr(SfsBacking) base = sfs_section_bytes(mount, target);
+    SfsBacking *base = wish->base;
     SfsViewRec *rec = sfs_registry_get(mount->registry, SFS_TABLE_VIEWS, slot);
     bool may_pass = mount->header->passthrough && !minds_users(target, wish);
     SfsBacking *made = NULL;

@@ -33,6 +33,7 @@ sfs_view_mode(uint32_t section_mode)
 /* What an open wants of a view, */
 typedef struct {
     const struct stat *section; /* as which a new view starts */
+    SfsBacking *base;           /* the bytes that it starts with; NULL: none */
     const SfsCaller *caller;
     bool writes; /* opened for writing */
     bool joined; /* others may open the same view later, for writing too */
