@@ -22,7 +22,8 @@
 
 typedef struct {
     SfsRegistry *registry;
-    int ends[2]; /* of the link: the keeper's and ours */
+    int ends[2];            /* of the link: the keeper's and ours */
+    _Atomic uint32_t heard; /* how often the keeper was asked whether it is up to date */
     GThread *keeper;
     SfsStore *store;
 
@@ -57,8 +58,13 @@ keep(gpointer data)
         poll(&wait, 1, -1);
         while (sfs_link_receive(rig->ends[0], &message, &fd, &eof) == 1) {
             SfsFdRec *rec = sfs_registry_get(rig->registry, SFS_TABLE_FDS, message.slot);
-            int old = atomic_exchange(&rec->keeper_fd, MAX(fd, 0));
+            int old;
 
+            if (message.verb == SFS_LINK_READY) {
+                atomic_fetch_add(&rig->heard, 1);
+                continue;
+            }
+            old = atomic_exchange(&rec->keeper_fd, MAX(fd, 0));
             if (old > 0)
                 close(old);
         }
@@ -66,20 +72,23 @@ keep(gpointer data)
     return NULL;
 }
 
-/* The keeper's descriptor, that a later worker would inherit; -1: none. */
+/* The keeper's descriptor, that a later worker would inherit, once the keeper has heard all that
+ * was told to it (the slot may have been another's); -1: none. */
 static int
 keepers_fd(Rig *rig, uint32_t slot)
 {
+    uint32_t heard = atomic_load(&rig->heard);
     SfsFdRec *rec;
-    int fd;
 
     if (slot == SFS_NO_SLOT)
         return -1;
+    g_assert_cmpint(sfs_link_ready(rig->ends[1]), ==, 0);
+    while (atomic_load(&rig->heard) == heard)
+        g_usleep(100);
     rec = sfs_registry_get(rig->registry, SFS_TABLE_FDS, slot);
     g_assert_nonnull(rec);
-    while ((fd = atomic_load(&rec->keeper_fd)) == 0)
-        g_usleep(100);
-    return fd;
+    g_assert_cmpint(atomic_load(&rec->keeper_fd), >, 0);
+    return atomic_load(&rec->keeper_fd);
 }
 
 /* --- making and ending ------------------------------------------------------------------------ */
