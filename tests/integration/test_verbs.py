@@ -5,6 +5,7 @@ import errno
 import fcntl
 import mmap
 import os
+import select
 import struct
 
 import pytest
@@ -303,7 +304,10 @@ def test_export_shows_its_progress_on_a_terminal(mnt, session, place):
                         f"exec {session.programs.sectionctl} cow export {view} {place}/out 2>/proc/"
                         f"{os.getpid()}/fd/{slave}")
         assert os.waitpid(pid, 0)[1] == 0
-        assert b"100%" in os.read(master, 4096)
+        shown = b""                             # it comes in pieces
+        while b"100%" not in shown:
+            assert select.select([master], [], [], 5)[0], shown
+            shown += os.read(master, 4096)
         os.close(master)
         os.close(slave)
 
