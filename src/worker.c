@@ -181,7 +181,8 @@ serve_one(Worker *worker, void *buffer)
 
     if (n == 0)
         return true;
-    if (n < 0 && n != -ENODEV)
+    /* The latter where a request was on its way to us when the connection ended. */
+    if (n < 0 && n != -ENODEV && n != -ECONNABORTED)
         g_critical("requests cannot be read any more: %s", g_strerror((int)-n));
     if (n < 0)
         return false;

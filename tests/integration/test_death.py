@@ -164,8 +164,11 @@ def test_io_goes_on_without_a_worker(new_mount):
     """What passes the daemon by does not notice that there is none for a second."""
     mnt = new_mount("passthrough")
     write(mnt / "a", bytes(MIB))
-    with opened(mnt / "a") as fd:
-        view = View(fd, MIB)
+    write(mnt / "b", bytes(PAGE))
+    with opened(mnt / "a") as fd, opened(mnt.cow("b")) as copy:
+        view, own = View(fd, MIB), View(copy, PAGE)
+        for file in fd, copy:           # before the first write the kernel asks for capabilities
+            os.pwrite(file, b"first", 0)
         kill(mnt.keeper, signal.SIGSTOP)
         kill_worker(mnt)
         longest, end, n = 0, time.monotonic() + 1, 0
@@ -174,12 +177,38 @@ def test_io_goes_on_without_a_worker(new_mount):
             os.pwrite(fd, b"%08d" % n, n % 250 * PAGE)
             view.write(n % 250 * PAGE + 8, b"%08d" % n)
             assert os.pread(fd, 16, n % 250 * PAGE) == b"%08d" % n * 2
+            os.pwrite(copy, b"%08d" % n, 0)
+            own.write(8, b"%08d" % n)
+            assert os.pread(copy, 16, 0) == b"%08d" % n * 2
             longest = max(longest, time.perf_counter() - before)
             n += 1
         kill(mnt.keeper, signal.SIGCONT)
         assert mnt.stats()["deaths"] == 1
         view.close()
+        own.close()
     assert n > 1000, f"{n} rounds, the longest took {longest} s"
+
+
+def test_mappings_go_on_without_a_worker(new_mount):
+    """Pages that a program has are its own to use, where reading passes through the daemon too."""
+    mnt = new_mount("cached")
+    write(mnt / "a", pattern("a", 64 * PAGE))
+    with opened(mnt / "a") as fd, opened(mnt.cow("a")) as copy:
+        view, own = View(fd, 64 * PAGE), View(copy, 64 * PAGE)
+        assert view.read(0, 64 * PAGE) == own.read(0, 64 * PAGE) == pattern("a", 64 * PAGE)
+        kill(mnt.keeper, signal.SIGSTOP)
+        kill_worker(mnt)
+        end, n = time.monotonic() + 1, 0
+        while time.monotonic() < end:
+            assert view.read(n % 64 * PAGE, PAGE) == pattern("a", 64 * PAGE)[n % 64 * PAGE:][:PAGE]
+            assert own.read(n % 64 * PAGE, PAGE) == view.read(n % 64 * PAGE, PAGE)
+            assert os.pread(fd, PAGE, n % 64 * PAGE) == view.read(n % 64 * PAGE, PAGE)
+            n += 1
+        kill(mnt.keeper, signal.SIGCONT)
+        assert mnt.stats()["deaths"] == 1
+        view.close()
+        own.close()
+    assert n > 100
 
 
 def test_many_sections_and_handles(new_mount, session):
