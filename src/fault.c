@@ -12,27 +12,33 @@
 #include <sys/resource.h>
 
 static _Atomic uint64_t *points;
-static uint64_t kill_at;
 static char failing[32]; /* "": nothing is to fail in this process */
 
 void
 sfs_fault_init(_Atomic uint64_t *counter, uint32_t worker)
 {
-    const char *at = g_getenv("SECTIONFS_KILL_AT"), *fail = g_getenv("SECTIONFS_FAIL");
+    const char *fail = g_getenv("SECTIONFS_FAIL");
     const char *which = fail != NULL ? strchr(fail, '@') : NULL;
 
     if (which != NULL ? g_ascii_strtoull(which + 1, NULL, 10) == worker : worker > 1)
         g_strlcpy(failing, fail != NULL ? fail : "", sizeof failing);
     failing[strcspn(failing, "@")] = '\0';
-    kill_at = at != NULL ? g_ascii_strtoull(at, NULL, 10) : 0;
     points = counter;
 }
 
 void
 sfs_fault_point(void)
 {
-    if (points != NULL && atomic_fetch_add(points, 1) + 1 == kill_at)
-        kill(getpid(), SIGKILL);
+    const char *at = g_getenv("SECTIONFS_KILL_AT");
+    uint64_t point = points != NULL ? atomic_fetch_add(points, 1) + 1 : 0;
+    char *end;
+
+    for (; at != NULL && *at != '\0'; at = *end == ',' ? end + 1 : end) {
+        if (g_ascii_strtoull(at, &end, 10) == point)
+            kill(getpid(), SIGKILL);
+        if (end == at)
+            break;
+    }
 }
 
 void

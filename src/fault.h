@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Faults on demand, for tests alone: in a build with SFS_FAULTS (tests/Makefile-inc.am makes one)
- * the environment can have the worker killed at the Nth point that it passes, and have it lack what
- * it needs. In every other build all of this is nothing.
+ * the environment can have the worker killed at the Nth points that it passes (SECTIONFS_KILL_AT, a
+ * list), and have it lack what it needs. In every other build all of this is nothing.
  *
  * SECTIONFS_FAIL names what fails in every worker but the first; with "@N" after it, in the Nth
  * alone. Besides the steps that ask sfs_fault_fails() these are "descriptors", of which there are

@@ -625,6 +625,24 @@ def test_killed_at_each_point(faulty, mode, place, session):
         mnt.keeper = None
 
 
+@both_modes
+def test_killed_while_going_on(faulty, mode, place, session):
+    """The worker after one that was killed dies at its first point, the next one at its second, and
+    so on: through all that going on takes, and into what comes after that."""
+    session.watchdog.arm(3000 if LONG else 200)
+    for point in range(10, 2000, 97) if LONG else (1, 250):
+        places = [str(point + n * (n + 1) // 2) for n in range(60 if LONG else 25)]
+        mnt = faulty(mode, SECTIONFS_KILL_AT=",".join(places))
+        os.mkdir(f"{place}/{point}")
+        before = mnt.stats()
+        clients = begin_clients(mnt, f"{place}/{point}", count=2, seed=point)
+        eventually(lambda: mnt.stats()["deaths"] == len(places), 60)
+        end_clients(mnt, f"{place}/{point}", clients, before)
+        util.run(mnt.command[0], "--check-registry", mnt.path)
+        assert mnt.stop() == []
+        mnt.keeper = None
+
+
 def used_all(mnt, place):
     """Something of every kind that a worker has to take up; tells what it must be like."""
     os.setxattr(mnt.path, "user.x", b"root")
