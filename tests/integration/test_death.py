@@ -636,9 +636,11 @@ def test_killed_while_going_on(faulty, mode, place, session):
         os.mkdir(f"{place}/{point}")
         before = mnt.stats()
         clients = begin_clients(mnt, f"{place}/{point}", count=2, seed=point)
-        eventually(lambda: mnt.stats()["deaths"] == len(places), 60)
+        time.sleep(0.3)
         end_clients(mnt, f"{place}/{point}", clients, before)
         util.run(mnt.command[0], "--check-registry", mnt.path)
+        # Another thread of a worker that is dying may pass the next point.
+        assert len(places) // 3 < mnt.stats()["deaths"] <= len(places)
         assert mnt.stop() == []
         mnt.keeper = None
 
