@@ -816,7 +816,8 @@ sfs_backing_cow_adopt(SfsStore *store, SfsBacking *base, SfsRegistry *registry, 
         self->locks = sfs_store_file_adopt(store, SFS_STORE_OVERLAY, self->rec->lock_slot);
     if (self->rec->fd_slot != SFS_NO_SLOT) {
         self->overlay = sfs_store_file_adopt(store, SFS_STORE_OVERLAY, self->rec->fd_slot);
-        sfs_map_file_load(&self->kept, sfs_store_file_fd(self->overlay), self->map);
+        if (sfs_map_file_load(&self->kept, sfs_store_file_fd(self->overlay), self->map) < 0)
+            return NULL; /* the record stays, and with it what this worker has made of it */
         drop_beyond_end(self);
     }
     if (self->rec->base_limit > self->rec->size)

@@ -159,7 +159,8 @@ SfsBacking *sfs_backing_window_new(int fd, off_t offset, off_t length);
 SfsBacking *sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry,
                                 uint32_t slot);
 
-/* The same of the record that a dead worker has left, with its overlay. */
+/* The same of the record that a dead worker has left, with its overlay. NULL if it cannot be told
+ * which pages are private. */
 SfsBacking *sfs_backing_cow_adopt(SfsStore *store, SfsBacking *base, SfsRegistry *registry,
                                   uint32_t slot);
 

@@ -32,9 +32,11 @@
 #include <fuse_lowlevel.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdalign.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -186,7 +188,7 @@ begin_reload(Keeper *keeper)
     if (keeper->checker < 0) {
         keeper->checker = 0;
         keeper->header->reloads_refused++;
-        g_message("the installed program cannot be found: the worker stays");
+        sfs_log_plainly("the installed program cannot be found: the worker stays");
     }
 }
 
@@ -197,8 +199,8 @@ end_reload(Keeper *keeper, int status)
     keeper->checker = 0;
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
         keeper->header->reloads_refused++;
-        g_message("%s cannot go on with a registry of layout %u: the worker stays", keeper->program,
-                  keeper->header->layout);
+        sfs_log_plainly("%s cannot go on with a registry of layout %u: the worker stays",
+                        keeper->program, keeper->header->layout);
         return;
     }
     keeper->reloaded = keeper->reloading = true;
@@ -265,6 +267,8 @@ obey(Keeper *keeper, SfsLinkMessage message, int fd)
     switch (message.verb) {
     case SFS_LINK_PUT:
         rec = fd_record(keeper, message.slot);
+        if (fd < 0)
+            sfs_log_plainly("a descriptor of the worker's could not be kept: no other can go on");
         if (rec == NULL || fd < 0)
             break;
         drop(keeper, message.slot);
@@ -316,7 +320,7 @@ static void
 end(Keeper *keeper)
 {
     if (keeper->ending) {
-        g_message("ending %s at once, as asked for again", keeper->config->mountpoint);
+        sfs_log_plainly("ending %s at once, as asked for again", keeper->config->mountpoint);
         kill_worker(keeper);
         return;
     }
@@ -372,8 +376,8 @@ time_left(Keeper *keeper)
     if (left > 0)
         return (int)MIN(left / 1000 + 1, INT32_MAX);
     keeper->deadline = 0;
-    g_message("files of %s are still in use after %u s: ending all the same",
-              keeper->config->mountpoint, keeper->config->drain_timeout);
+    sfs_log_plainly("files of %s are still in use after %u s: ending all the same",
+                    keeper->config->mountpoint, keeper->config->drain_timeout);
     kill_worker(keeper);
     return -1;
 }
@@ -425,33 +429,43 @@ respawn(Keeper *keeper)
     close(keeper->link);
     sfs_fd_clear(&keeper->life);
     g_usleep(keeper->failures * FAILURE_PAUSE_US);
-    return start_worker(keeper, NULL);
+    if (start_worker(keeper, NULL))
+        return true;
+    sfs_log_plainly("no other worker can be started");
+    return false;
+}
+
+/* Whether this thread may still do something. */
+static bool
+is_active(pid_t worker, const char *thread)
+{
+    char path[64], stat[512];
+    const char *state;
+
+    g_snprintf(path, sizeof path, "/proc/%d/task/%.16s/stat", (int)worker, thread);
+    if (thread[0] == '.' || sfs_read_text(AT_FDCWD, path, stat, sizeof stat) <= 0)
+        return false;
+    state = strrchr(stat, ')');
+    return state != NULL && strchr("DZX", state[2]) == NULL;
 }
 
 /* Whether some thread of the worker may still do something: all but those that the kernel has
- * asleep for good, from which no signal gets them. */
+ * asleep for good, from which no signal gets them. (opendir(3) would allocate.) */
 static bool
 has_active_threads(pid_t worker)
 {
-    char path[64], stat[512];
+    char path[64];
+    alignas(struct dirent64) char entries[4096];
+    sfs_autofd tasks = -1;
     bool active = false;
-    struct dirent *entry;
-    DIR *tasks;
+    ssize_t n;
 
     g_snprintf(path, sizeof path, "/proc/%d/task", (int)worker);
-    tasks = opendir(path);
-    while (tasks != NULL && (entry = readdir(tasks)) != NULL) {
-        const char *state;
-
-        g_snprintf(path, sizeof path, "/proc/%d/task/%.16s/stat", (int)worker, entry->d_name);
-        if (entry->d_name[0] == '.' || sfs_read_text(AT_FDCWD, path, stat, sizeof stat) <= 0)
-            continue;
-        state = strrchr(stat, ')');
-        if (state != NULL && strchr("DZX", state[2]) == NULL)
-            active = true;
+    tasks = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    while (tasks >= 0 && (n = getdents64(tasks, entries, sizeof entries)) > 0) {
+        for (char *at = entries; at < entries + n; at += ((struct dirent64 *)at)->d_reclen)
+            active = is_active(worker, ((struct dirent64 *)at)->d_name) || active;
     }
-    if (tasks != NULL)
-        closedir(tasks);
     return active;
 }
 
@@ -589,6 +603,28 @@ loosen_write_back(const Keeper *keeper)
     }
 }
 
+/* Where nobody has mounted the filesystem in which connections are ended, it is mounted on nothing,
+ * which takes privilege; users go without. */
+static int
+open_abort(dev_t device)
+{
+    sfs_autofd context = -1, mount = -1;
+    char path[64];
+    int fd;
+
+    g_snprintf(path, sizeof path, "/sys/fs/fuse/connections/%u/abort", minor(device));
+    fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd >= 0)
+        return fd;
+    context = fsopen("fusectl", FSOPEN_CLOEXEC);
+    if (context >= 0 && fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
+        mount = fsmount(context, FSMOUNT_CLOEXEC, 0);
+    if (mount < 0)
+        return -1;
+    g_snprintf(path, sizeof path, "%u/abort", minor(device));
+    return openat(mount, path, O_WRONLY | O_CLOEXEC);
+}
+
 static gboolean
 mount_it(Keeper *keeper, GError **error)
 {
@@ -611,9 +647,7 @@ mount_it(Keeper *keeper, GError **error)
              said[0] != '\0' ? g_strchomp(said) : sfs_log_last_fuse_error());
     dup2(fuse_session_fd(keeper->session), SFS_FD_DEVICE);
     keeper->header->mount_dev = sfs_mountpoint_device(keeper->config->mountpoint);
-    g_snprintf(said, sizeof said, "/sys/fs/fuse/connections/%u/abort",
-               minor((dev_t)keeper->header->mount_dev));
-    keeper->abort = open(said, O_WRONLY | O_CLOEXEC);
+    keeper->abort = open_abort((dev_t)keeper->header->mount_dev);
     loosen_write_back(keeper);
     return TRUE;
 }

@@ -55,6 +55,21 @@ write_log(GLogLevelFlags level, const GLogField *fields, gsize n_fields, gpointe
     return G_LOG_WRITER_HANDLED;
 }
 
+void
+sfs_log_plainly(const char *format, ...)
+{
+    char text[512];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (to_stderr)
+        dprintf(STDERR_FILENO, "sectionfs[%d]: %s\n", (int)getpid(), text);
+    else
+        syslog(LOG_NOTICE, "%s", text);
+}
+
 /*
  * libfuse writes to stderr at will, and takes for an error what for us is an answer (a refused
  * backing file makes one section cached). So its words are kept for start-up's own sentences and

@@ -15,6 +15,9 @@
  * Also takes over libfuse's own messages: none of them reaches stderr unasked. Before threads. */
 void sfs_log_init(bool foreground, bool debug);
 
+/* Says something as g_message() does, but allocates nothing: for the keeper. Cut at 512 bytes. */
+void sfs_log_plainly(const char *format, ...) G_GNUC_PRINTF(1, 2);
+
 /* The last error that libfuse reported, for a sentence of our own; "" if there was none. Only
  * for start-up, when there is one thread. */
 const char *sfs_log_last_fuse_error(void);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "map-file.h"
 
+#include "fault.h"
 #include "util.h"
 
 #include <string.h>
@@ -162,7 +163,7 @@ sfs_map_file_cut(SfsMapFile *kept, SfsStoreFile *file, const SfsPageMap *map, ui
 
 /* --- a later worker -------------------------------------------------------------------------- */
 
-static void
+static int
 load_bits(int fd, off_t from, off_t end, SfsPageMap *map)
 {
     uint8_t bits[SFS_MAP_LEAF_BYTES];
@@ -171,35 +172,43 @@ load_bits(int fd, off_t from, off_t end, SfsPageMap *map)
         ssize_t n = sfs_pread_full(fd, bits, MIN(sizeof bits, (size_t)(end - from)), from);
         uint64_t page = (uint64_t)(from - SFS_MAP_FILE_OFFSET) * 8;
 
+        if (n < 0)
+            return (int)n;
         for (ssize_t i = 0; i < n * 8; i++) {
             if (bits[i / 8] >> (i % 8) & 1)
                 sfs_page_map_add(map, page + (uint64_t)i, page + (uint64_t)i + 1);
         }
         from += (off_t)sizeof bits;
     }
+    return 0;
 }
 
-void
+int
 sfs_map_file_load(SfsMapFile *kept, int fd, SfsPageMap *map)
 {
     uint64_t entries[LIST_ENTRIES] = {0};
     off_t data = SFS_MAP_FILE_OFFSET, hole;
+    ssize_t n =
+        SFS_FAULT_FAILS("map") ? -EIO : sfs_pread_full(fd, entries, sizeof entries, LIST_OFFSET);
+    int r = 0;
 
     *kept = (SfsMapFile){0};
-    sfs_pread_full(fd, entries, sizeof entries, LIST_OFFSET);
+    if (n < 0)
+        return (int)n;
     if (entries[0] != IS_BITMAP) {
         for (; kept->listed < LIST_ENTRIES && entries[kept->listed] != 0; kept->listed++) {
             kept->last = entries[kept->listed];
             sfs_page_map_add(map, first_of(kept->last), end_of(kept->last));
         }
-        return;
+        return 0;
     }
     kept->bitmap = true;
-    while ((data = lseek(fd, data, SEEK_DATA)) >= 0 && data < LIST_OFFSET) {
+    while (r == 0 && (data = lseek(fd, data, SEEK_DATA)) >= 0 && data < LIST_OFFSET) {
         hole = lseek(fd, data, SEEK_HOLE);
         if (hole < 0)
-            return;
-        load_bits(fd, data, MIN(hole, LIST_OFFSET), map);
+            return -errno;
+        r = load_bits(fd, data, MIN(hole, LIST_OFFSET), map);
         data = hole;
     }
+    return r;
 }

@@ -32,5 +32,5 @@ void sfs_map_file_added(SfsMapFile *kept, SfsStoreFile *file, const SfsPageMap *
 void sfs_map_file_cut(SfsMapFile *kept, SfsStoreFile *file, const SfsPageMap *map, uint64_t first,
                       uint64_t end);
 
-/* Reads it into an empty map. */
-void sfs_map_file_load(SfsMapFile *kept, int fd, SfsPageMap *map);
+/* Reads it into an empty map. 0 or a negative errno. */
+int sfs_map_file_load(SfsMapFile *kept, int fd, SfsPageMap *map);

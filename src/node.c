@@ -222,10 +222,11 @@ sfs_node_make_root(SfsNodes *nodes, const SfsConfig *config)
 {
     SfsNodeSpec spec = {
         .mode = S_IFDIR | config->root_mode, .uid = config->root_uid, .gid = config->root_gid};
-    SfsNodeRec *rec;
+    SfsNodeRec *rec = record(nodes, SFS_ROOT_SLOT);
     uint32_t slot;
 
-    if (sfs_registry_bound(nodes->registry, SFS_TABLE_NODES) > 0)
+    /* A worker may have died while it made it; then the slot is the only one, and free. */
+    if (rec != NULL && atomic_load(&rec->state) == SFS_LIVE)
         return;
     rec = sfs_registry_alloc(nodes->registry, SFS_TABLE_NODES, &slot);
     g_assert(rec != NULL && slot == SFS_ROOT_SLOT);
@@ -396,15 +397,18 @@ sfs_node_set_backing(SfsNodes *nodes, uint32_t slot, SfsBacking *backing, uint32
 {
     SfsNodeRec *rec = record(nodes, slot);
     SfsBacking *old = nodes->backings[slot];
+    uint32_t old_slot = rec->fd_slot;
     _Atomic int32_t *withdrawal = sfs_node_begin_withdrawal(nodes, rec->backing_id);
 
     rec->backing_id = 0;
     sfs_node_end_withdrawal(nodes, withdrawal);
-    /* A file of the store gives its slot back itself; a real file's is ours to give back. */
-    if (old != NULL && rec->kind == SFS_KIND_FILE)
-        sfs_link_drop(nodes->link, nodes->registry, rec->fd_slot);
     rec->fd_slot = fd_slot;
     nodes->backings[slot] = backing;
+    SFS_FAULT_POINT();
+    /* A file of the store gives its slot back itself; a real file's is ours to give back. Not
+     * before the record is without it: the slot may be another's at once. */
+    if (old != NULL && rec->kind == SFS_KIND_FILE)
+        sfs_link_drop(nodes->link, nodes->registry, old_slot);
     return old;
 }
 

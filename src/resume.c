@@ -407,8 +407,46 @@ bases_first(gconstpointer a, gconstpointer b)
     return x < y ? -1 : x > y;
 }
 
+/* What was promised to somebody has to be there as a whole: no section is shown without its bytes.
+ */
+static bool
+give_up(SfsMount *mount, const char *what, uint64_t serial)
+{
+    SfsRegistryHeader *header = mount->header;
+
+    g_snprintf(header->startup_error, sizeof header->startup_error,
+               "the bytes of %s section %" PRIu64 " cannot be found again", what, serial);
+    return false;
+}
+
+static bool
+is_there(SfsMount *mount, uint32_t fd_slot)
+{
+    return fd_slot == SFS_NO_SLOT || sfs_link_inherited(mount->registry, fd_slot) >= 0;
+}
+
+/* Whether the keeper has every descriptor that a record speaks of. */
+static bool
+all_there(SfsMount *mount)
+{
+    EACH_LIVE(mount, SFS_TABLE_NODES, SfsNodeRec, rec, slot)
+    {
+        if (!is_there(mount, rec->fd_slot))
+            return give_up(mount, "the", rec->serial);
+    }
+    EACH_LIVE(mount, SFS_TABLE_HANDLES, SfsHandleRec, rec, slot)
+    {
+        const SfsViewRec *view = sfs_registry_get(mount->registry, SFS_TABLE_VIEWS, rec->view);
+
+        if (!is_there(mount, rec->fd_slot) ||
+            (rec->view != SFS_NO_SLOT && !is_there(mount, view->fd_slot)))
+            return give_up(mount, "an open file of", node_at(mount, rec->node)->serial);
+    }
+    return true;
+}
+
 /* Views go with their last handle; that of a view being made may not have come into being. */
-static void
+static bool
 adopt_views(SfsMount *mount, SfsBacking **by_view)
 {
     uint32_t bound = sfs_registry_bound(mount->registry, SFS_TABLE_VIEWS);
@@ -442,7 +480,10 @@ adopt_views(SfsMount *mount, SfsBacking **by_view)
         g_autoptr(SfsBacking) base = sfs_section_bytes(mount, &target);
 
         by_view[slot] = sfs_view_adopt(mount, slot, opens[slot], base);
+        if (by_view[slot] == NULL)
+            return give_up(mount, "a view of", target.rec->serial);
     }
+    return true;
 }
 
 static void
@@ -596,20 +637,23 @@ check(SfsMount *mount)
 }
 #endif
 
-void
+bool
 sfs_resume_adopt(SfsResume *resume, SfsMount *mount)
 {
     g_autoptr(GHashTable) by_slot = g_hash_table_new_full(NULL, NULL, NULL, unref_backing);
     g_autofree SfsBacking **by_view =
         g_new0(SfsBacking *, sfs_registry_bound(mount->registry, SFS_TABLE_VIEWS));
 
+    if (!all_there(mount))
+        return false;
     sfs_requests_prune(mount->requests, resume->numbers);
     single_out(resume, mount);
     count_names(mount);
     SFS_FAULT_POINT();
     adopt_nodes(mount, by_slot);
     SFS_FAULT_POINT();
-    adopt_views(mount, by_view);
+    if (!adopt_views(mount, by_view))
+        return false;
     SFS_FAULT_POINT();
     adopt_handles(mount, by_slot, by_view);
     SFS_FAULT_POINT();
@@ -626,4 +670,5 @@ sfs_resume_adopt(SfsResume *resume, SfsMount *mount)
 #endif
     settle_nodes(resume, mount);
     release_refused(resume, mount);
+    return true;
 }

@@ -15,6 +15,7 @@
  */
 #include "store.h"
 
+#include "fault.h"
 #include "keeper-link.h"
 #include "log.h"
 #include "page-map.h"
@@ -96,6 +97,8 @@ resize_tmpfs(SfsStore *store, uint64_t bytes)
     sfs_autofd context = fspick(store->tmpfs, "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH);
     int r;
 
+    if (SFS_FAULT_FAILS("resize"))
+        return -EPERM;
     if (context < 0)
         return -errno;
     r = set_size(context, bytes);

@@ -95,6 +95,10 @@ sfs_view_adopt(SfsMount *mount, uint32_t slot, uint32_t opens, SfsBacking *base)
             sfs_backing_copy_adopt(mount->store, mount->link, base, mount->registry, slot);
     else
         view->backing = sfs_backing_cow_adopt(mount->store, base, mount->registry, slot);
+    if (view->backing == NULL) {
+        g_free(view);
+        return NULL;
+    }
     atomic_store(&view->rec->opens, opens);
     sfs_node_pin(mount->nodes, view->node);
     g_hash_table_insert(mount->views->by_nodeid, &view->nodeid, view);

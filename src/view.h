@@ -62,7 +62,8 @@ bool sfs_view_open_may_wait(SfsMount *mount, const SfsTarget *target, bool write
 void sfs_view_close(SfsMount *mount, uint64_t nodeid);
 
 /* Takes up the view that a dead worker has left in the record at @slot, which @opens handles have
- * open; @base: the bytes of its section, or NULL. Its own bytes, without a reference. */
+ * open; @base: the bytes of its section, or NULL. Its own bytes, without a reference; NULL if they
+ * cannot be had any more. */
 SfsBacking *sfs_view_adopt(SfsMount *mount, uint32_t slot, uint32_t opens, SfsBacking *base);
 /* Ends what a worker that died had begun to write into the bases of views: before anybody is
  * answered. */

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "watch.h"
 
+#include "fault.h"
 #include "log.h"
+#include "util.h"
 
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -14,8 +16,8 @@ typedef struct {
 } Again;
 
 struct SfsWatch {
-    int inotify;
-    int wake; /* an eventfd */
+    int inotify; /* -1: there is none */
+    int wake;    /* an eventfd */
     GThread *thread;
     SfsWatchFunc look;
     void *data;
@@ -62,10 +64,10 @@ put_off(SfsWatch *watch, uint32_t slot, unsigned looks)
 static void
 look(SfsWatch *watch, uint32_t slot, unsigned looks)
 {
-    if (watch->look(slot, looks, watch->data) || looks >= SFS_WATCH_LOOKS)
+    if (watch->look(slot, looks, watch->data) || (looks >= SFS_WATCH_LOOKS && watch->inotify >= 0))
         return;
     g_mutex_lock(&watch->lock);
-    put_off(watch, slot, looks + 1);
+    put_off(watch, slot, MIN(looks + 1, SFS_WATCH_LOOKS));
     g_mutex_unlock(&watch->lock);
 }
 
@@ -184,15 +186,11 @@ wake(SfsWatch *watch)
 SfsWatch *
 sfs_watch_new(SfsWatchFunc look_func, void *data)
 {
-    SfsWatch *watch;
-    int inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+    SfsWatch *watch = g_new0(SfsWatch, 1);
 
-    if (inotify < 0) {
-        g_info("no inotify instance: %s", g_strerror(errno));
-        return NULL;
-    }
-    watch = g_new0(SfsWatch, 1);
-    watch->inotify = inotify;
+    watch->inotify = SFS_FAULT_FAILS("inotify") ? -1 : inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+    if (watch->inotify < 0)
+        g_message("there is no inotify instance: the last use of a section shows late");
     watch->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     watch->look = look_func;
     watch->data = data;
@@ -206,15 +204,13 @@ sfs_watch_new(SfsWatchFunc look_func, void *data)
 void
 sfs_watch_free(SfsWatch *watch)
 {
-    if (watch == NULL)
-        return;
     g_mutex_lock(&watch->lock);
     watch->stop = true;
     g_mutex_unlock(&watch->lock);
     wake(watch);
     g_thread_join(watch->thread);
     close(watch->wake);
-    close(watch->inotify);
+    sfs_fd_clear(&watch->inotify);
     g_hash_table_unref(watch->slots);
     g_array_unref(watch->again);
     g_mutex_clear(&watch->lock);
@@ -237,8 +233,6 @@ sfs_watch_add(SfsWatch *watch, int fd, uint32_t slot)
     char path[32];
     int descriptor;
 
-    if (watch == NULL)
-        return;
     g_snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     /* Held together, so that the event cannot find the table without its slot. */
     g_mutex_lock(&watch->lock);
@@ -264,8 +258,6 @@ sfs_watch_add(SfsWatch *watch, int fd, uint32_t slot)
 void
 sfs_watch_later(SfsWatch *watch, uint32_t slot)
 {
-    if (watch == NULL)
-        return;
     g_mutex_lock(&watch->lock);
     put_off(watch, slot, 1);
     g_mutex_unlock(&watch->lock);

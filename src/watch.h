@@ -19,7 +19,8 @@ typedef struct SfsWatch SfsWatch;
 typedef bool (*SfsWatchFunc)(uint32_t slot, unsigned looks, void *data);
 #define SFS_WATCH_LOOKS 11 /* two seconds in all */
 
-/* NULL where the kernel gives no inotify instance; the functions below then do nothing. */
+/* Where the kernel gives no inotify instance, it is looked by the clock instead, for as long as it
+ * takes. */
 SfsWatch *sfs_watch_new(SfsWatchFunc look, void *data);
 void sfs_watch_free(SfsWatch *watch);
 

@@ -181,7 +181,8 @@ serve_one(Worker *worker, void *buffer)
 
     if (n == 0)
         return true;
-    if (n < 0 && n != -ENODEV)
+    /* The latter where a request was on its way to us when the connection ended. */
+    if (n < 0 && n != -ENODEV && n != -ECONNABORTED)
         g_critical("requests cannot be read any more: %s", g_strerror((int)-n));
     if (n < 0)
         return false;
@@ -239,7 +240,8 @@ repeat_init(Worker *worker)
     struct fuse_buf buf = {.mem = request, .size = header->init_length};
     sfs_autofd null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-    connect_session(null);
+    /* Where no descriptor is to be had, the kernel does as well: it waits for no such answer. */
+    connect_session(null >= 0 ? null : SFS_FD_DEVICE);
     fuse_session_process_buf(worker->mount.session, &buf);
     connect_session(SFS_FD_DEVICE);
 }
@@ -453,12 +455,13 @@ sfs_worker_main(void)
     sfs_log_init(worker.mount.header->config.foreground, worker.mount.header->config.debug);
     set_up_process();
 #ifdef SFS_FAULTS
-    sfs_fault_init(&worker.mount.header->fault_points);
+    sfs_fault_init(&worker.mount.header->fault_points, worker.mount.header->worker_starts);
 #endif
     connect_session(SFS_FD_DEVICE); /* takes the number, before anything else gets it */
     worker.mount.device = SFS_FD_DEVICE;
     worker.mount.link = SFS_FD_LINK;
     start_watch(&worker);
+    SFS_FAULT_RUN_OUT();
     worker.resume = sfs_resume_read(&worker.mount, &ended);
     if (worker.resume != NULL && ended) {
         sfs_resume_free(worker.resume);
@@ -473,13 +476,9 @@ sfs_worker_main(void)
     if (worker.refused || worker.mount.store == NULL) {
         status = 1;
     } else {
-        if (worker.resume != NULL && SFS_FAULT_FAILS("adopt")) {
-            g_strlcpy(worker.mount.header->startup_error, "it was told to fail",
-                      sizeof worker.mount.header->startup_error);
+        /* What was taken up of it is the next worker's to take up, and not ours to give back. */
+        if (worker.resume != NULL && !sfs_resume_adopt(worker.resume, &worker.mount))
             _exit(1);
-        }
-        if (worker.resume != NULL)
-            sfs_resume_adopt(worker.resume, &worker.mount);
         tell_of_resume(&worker);
         serve_all(&worker);
     }

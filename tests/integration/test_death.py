@@ -164,8 +164,11 @@ def test_io_goes_on_without_a_worker(new_mount):
     """What passes the daemon by does not notice that there is none for a second."""
     mnt = new_mount("passthrough")
     write(mnt / "a", bytes(MIB))
-    with opened(mnt / "a") as fd:
-        view = View(fd, MIB)
+    write(mnt / "b", bytes(PAGE))
+    with opened(mnt / "a") as fd, opened(mnt.cow("b")) as copy:
+        view, own = View(fd, MIB), View(copy, PAGE)
+        for file in fd, copy:           # before the first write the kernel asks for capabilities
+            os.pwrite(file, b"first", 0)
         kill(mnt.keeper, signal.SIGSTOP)
         kill_worker(mnt)
         longest, end, n = 0, time.monotonic() + 1, 0
@@ -174,12 +177,38 @@ def test_io_goes_on_without_a_worker(new_mount):
             os.pwrite(fd, b"%08d" % n, n % 250 * PAGE)
             view.write(n % 250 * PAGE + 8, b"%08d" % n)
             assert os.pread(fd, 16, n % 250 * PAGE) == b"%08d" % n * 2
+            os.pwrite(copy, b"%08d" % n, 0)
+            own.write(8, b"%08d" % n)
+            assert os.pread(copy, 16, 0) == b"%08d" % n * 2
             longest = max(longest, time.perf_counter() - before)
             n += 1
         kill(mnt.keeper, signal.SIGCONT)
         assert mnt.stats()["deaths"] == 1
         view.close()
+        own.close()
     assert n > 1000, f"{n} rounds, the longest took {longest} s"
+
+
+def test_mappings_go_on_without_a_worker(new_mount):
+    """Pages that a program has are its own to use, where reading passes through the daemon too."""
+    mnt = new_mount("cached")
+    write(mnt / "a", pattern("a", 64 * PAGE))
+    with opened(mnt / "a") as fd, opened(mnt.cow("a")) as copy:
+        view, own = View(fd, 64 * PAGE), View(copy, 64 * PAGE)
+        assert view.read(0, 64 * PAGE) == own.read(0, 64 * PAGE) == pattern("a", 64 * PAGE)
+        kill(mnt.keeper, signal.SIGSTOP)
+        kill_worker(mnt)
+        end, n = time.monotonic() + 1, 0
+        while time.monotonic() < end:
+            assert view.read(n % 64 * PAGE, PAGE) == pattern("a", 64 * PAGE)[n % 64 * PAGE:][:PAGE]
+            assert own.read(n % 64 * PAGE, PAGE) == view.read(n % 64 * PAGE, PAGE)
+            assert os.pread(fd, PAGE, n % 64 * PAGE) == view.read(n % 64 * PAGE, PAGE)
+            n += 1
+        kill(mnt.keeper, signal.SIGCONT)
+        assert mnt.stats()["deaths"] == 1
+        view.close()
+        own.close()
+    assert n > 100
 
 
 def test_many_sections_and_handles(new_mount, session):
@@ -557,7 +586,7 @@ def faulty(new_mount, monkeypatch):
                             lambda: {**clean_environment(), **variables})
         mnt = new_mount(mode, start=False)
         mnt.command[0] = program
-        mnt.log_is_fine = r"has ended 3 workers"
+        mnt.log_is_fine = r"has ended 3 workers|no memory|to allocate|creating thread"
         return mnt.start()
     return make
 
@@ -582,8 +611,8 @@ def test_killed_at_each_point(faulty, mode, place, session):
     """At so many of them as there is time for, evenly spread over the first ones: one client does
     all that it can do, and knows what must come of it."""
     session.watchdog.arm(3000 if LONG else 200)
-    points = range(1, 3000) if LONG else range(3, 600, 61)
-    for point in points:
+    points = {*range(1, 40), *range(40, 3000, 13)} if LONG else {1, 2, *range(3, 600, 75)}
+    for point in sorted(points):
         mnt = faulty(mode, SECTIONFS_KILL_AT=str(point))
         os.mkdir(f"{place}/{point}")
         before = mnt.stats()
@@ -597,11 +626,169 @@ def test_killed_at_each_point(faulty, mode, place, session):
 
 
 @both_modes
-def test_no_worker_can_go_on(faulty, mode):
-    """Then the mount ends, and says why."""
-    mnt = faulty(mode, SECTIONFS_FAIL="adopt")
+def test_killed_while_going_on(faulty, mode, place, session):
+    """The worker after one that was killed dies at its first point, the next one at its second, and
+    so on: through all that going on takes, and into what comes after that."""
+    session.watchdog.arm(3000 if LONG else 200)
+    for point in range(10, 2000, 97) if LONG else (1, 250):
+        places = [str(point + n * (n + 1) // 2) for n in range(60 if LONG else 25)]
+        mnt = faulty(mode, SECTIONFS_KILL_AT=",".join(places))
+        os.mkdir(f"{place}/{point}")
+        before = mnt.stats()
+        clients = begin_clients(mnt, f"{place}/{point}", count=2, seed=point)
+        time.sleep(0.3)
+        end_clients(mnt, f"{place}/{point}", clients, before)
+        util.run(mnt.command[0], "--check-registry", mnt.path)
+        # Another thread of a worker that is dying may pass the next point.
+        assert len(places) // 3 < mnt.stats()["deaths"] <= len(places)
+        assert mnt.stop() == []
+        mnt.keeper = None
+
+
+def used_all(mnt, place):
+    """Something of every kind that a worker has to take up; tells what it must be like."""
+    os.setxattr(mnt.path, "user.x", b"root")
+    write(mnt / "page", pattern("page", 8 * PAGE))
+    write(f"{place}/real", pattern("real", 200 * PAGE))
+    with opened(mnt / "file", os.O_CREAT | os.O_EXCL | os.O_RDWR) as fd:
+        os.setxattr(fd, "user.section.file", os.fsencode(f"{place}/real"))
+    child = mnt.child(names={"fcntl": fcntl})
+    child.do("page = os.open(top + '/page', os.O_RDWR)\n"
+             "fcntl.lockf(page, fcntl.LOCK_EX, 10, 0)\n"
+             "fcntl.flock(page, fcntl.LOCK_EX)\n"
+             "view = os.open(top + '/.cow/file', os.O_RDWR)\n"
+             "os.pwrite(view, b'mine', 100 * PAGE)\n"
+             "small = os.open(top + '/.cow/page', os.O_RDWR)\n"
+             "os.pwrite(small, b'mine', PAGE)\n"
+             "unnamed = os.open(top, os.O_TMPFILE | os.O_RDWR)\n"
+             "os.write(unnamed, b'unnamed')", top=mnt.path)
+
+    def check():
+        real = bytearray(pattern("real", 200 * PAGE))
+        real[100 * PAGE:100 * PAGE + 4] = b"mine"
+        page = bytearray(pattern("page", 8 * PAGE))
+        assert child.get("os.pread(page, 9 * PAGE, 0)") == page
+        page[PAGE:PAGE + 4] = b"mine"
+        assert child.get("os.pread(view, 300 * PAGE, 0)") == real
+        assert child.get("os.pread(small, 9 * PAGE, 0)") == page
+        assert child.get("os.pread(unnamed, 10, 0)") == b"unnamed"
+        assert os.getxattr(mnt.path, "user.x") == b"root"
+        return True
+    assert check()
+    return child, check
+
+
+def locked(mnt):
+    with opened(mnt / "page") as fd:
+        with refused(errno.EAGAIN, errno.EACCES):
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 9)
+        with refused(errno.EAGAIN):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return True
+
+
+def ended(mnt, says):
+    """The mount has ended by itself, in order, and has said why."""
+    assert mnt.wait_gone(30) == []
+    assert mnt.status == 1 and says in mnt.log_text(), mnt.log_text()
+    assert util.mounts_at(mnt.path) == [] and os.listdir(mnt.path) == []
+
+
+@both_modes
+@pytest.mark.parametrize("what, says", [("inherit", "cannot be found again"),
+                                        ("map", "of a view of section"),
+                                        ("memory", "was ended by signal")])
+def test_no_worker_can_ever_go_on(faulty, mode, place, what, says):
+    """What is lacking is lacking for good: the mount ends, with a sentence."""
+    mnt = faulty(mode, SECTIONFS_FAIL=what)
+    child, _ = used_all(mnt, place)
     mnt.note_processes()
     kill_worker(mnt)
-    assert mnt.wait_gone() == []
-    assert mnt.status == 1 and "can go on: it was told to fail" in mnt.log_text()
-    assert util.mounts_at(mnt.path) == []
+    ended(mnt, says)
+    with refused(errno.ENOTCONN, errno.ECONNABORTED):
+        child.do("os.ftruncate(page, 5)")
+
+
+@both_modes
+@pytest.mark.parametrize("what, room", [("inherit", 0), ("map", 0), ("descriptors", 0),
+                                        ("memory", 0), ("memory", 9000), ("memory", 60000)])
+def test_one_worker_cannot_go_on(faulty, mode, place, what, room):
+    """The next one does, and nothing was lost meanwhile."""
+    mnt = faulty(mode, SECTIONFS_FAIL=what + "@2", SECTIONFS_ROOM=str(room))
+    before = mnt.stats()
+    child, check = used_all(mnt, place)
+    resumed(mnt)
+    if mnt.stats()["worker_starts"] == 2:       # it went on after all, as well as it could
+        resumed(mnt)
+    assert check() and locked(mnt)
+    util.run(mnt.command[0], "--check-registry", mnt.path)
+    child.kill()
+    for name in "page", "file":
+        os.unlink(mnt / name)
+    mnt.settled(before)
+
+
+@both_modes
+def test_no_descriptor_is_to_be_had(faulty, mode, place):
+    """Then a worker goes on with those that it has inherited."""
+    mnt = faulty(mode, SECTIONFS_FAIL="descriptors")
+    child, check = used_all(mnt, place)
+    for _ in range(2):
+        resumed(mnt)
+        assert check()
+        with refused(errno.ENFILE, errno.EMFILE):
+            os.close(os.open(mnt / "new", os.O_CREAT | os.O_RDWR))
+
+
+@both_modes
+def test_nothing_new_for_want_of_records(faulty, mode, place):
+    """The registry is full when a worker comes: what there is can be used, and taken away."""
+    mnt = faulty(mode, SECTIONFS_FAIL="table@2")
+    child, check = used_all(mnt, place)
+    kill_worker(mnt)
+    eventually(lambda: "going on after" in mnt.log_text())
+    for _ in range(3):
+        with refused(errno.ENOSPC, errno.ENFILE, errno.ENOMEM):
+            os.mkdir(mnt / "new")
+        with refused(errno.ENOSPC, errno.ENFILE, errno.ENOMEM):
+            os.open(mnt / "page", os.O_RDWR)
+    child.do("os.pwrite(page, b'more', 0)")
+    assert child.get("os.pread(page, 4, 0)") == b"more"
+    child.do("os.pwrite(page, data, 0)", data=pattern("page", 4))
+    resumed(mnt)
+    assert check() and locked(mnt)
+    os.mkdir(mnt / "new")
+
+
+def test_limit_that_cannot_be_moved(faulty, place):
+    """The private tmpfs keeps its size: copies find no room, and all else goes on."""
+    mnt = faulty("passthrough", SECTIONFS_FAIL="resize@2")
+    child, check = used_all(mnt, place)
+    resumed(mnt)
+    assert check() and locked(mnt)
+    with opened(mnt.cow("file")) as fd:
+        with refused(errno.ENOSPC):
+            for n in range(16):
+                os.pwrite(fd, bytes(MIB), n * MIB)
+    write(mnt / "page2", bytes(3 * MIB))
+    resumed(mnt)
+    assert check()
+    with opened(mnt.cow("file")) as fd:
+        for n in range(16):
+            assert os.pwrite(fd, bytes(MIB), n * MIB) == MIB
+
+
+def test_last_user_shows_without_inotify(faulty):
+    """Then it is looked for by the clock."""
+    mnt = faulty("passthrough", SECTIONFS_FAIL="inotify@2")
+    with opened(mnt / "a", os.O_CREAT | os.O_RDWR) as fd:
+        os.setxattr(fd, "user.section.lifetime", b"temporary")
+        os.write(fd, bytes(PAGE))
+        view = View(fd, PAGE)
+    resumed(mnt)
+    assert "no inotify" in mnt.log_text()
+    time.sleep(0.3)
+    view.write(0, b"still there")
+    assert os.path.exists(mnt / "a")
+    view.close()
+    eventually(lambda: not os.path.exists(mnt / "a"), 20)

@@ -5,13 +5,15 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import signal
 import stat
 
 import pytest
 
-from util import (MIB, alive, call, descendants, eventually, identity, kill,
-                  mounts_at, mounts_below, opened, pattern, read, reap, refused, run, write)
+from util import (MIB, alive, call, descendants, eventually, identity, kill, mount, mounts_at,
+                  mounts_below, opened, pattern, process_table, read, reap, refused, run, umount,
+                  write)
 
 every_mode = pytest.mark.modes("passthrough", "cached", "user")
 
@@ -348,6 +350,149 @@ def test_stale_mountpoint_is_cleaned_up_by_a_background_start(new_mount):
     mount.start()
     assert len(mounts_at(mount.path)) == 1
     write(mount / "x", b"new")
+
+
+# --- Ending while workers die, and other ends ----------------------------------------------------
+
+BY_NAME = {"SIGTERM": lambda mnt: kill(mnt.keeper, signal.SIGTERM),
+           "umount -l": lambda mnt: run("umount", "-l", mnt.path),
+           "fusermount3 -u -z": lambda mnt: run("fusermount3", "-u", "-z", mnt.path)}
+
+
+def worker_of(mnt):
+    """The present worker, which is not the only child that the keeper may have."""
+    def found():
+        for pid, row in process_table().items():
+            with contextlib.suppress(OSError):
+                if (row[0] == mnt.keeper and row[1] not in "ZX"
+                        and read(f"/proc/{pid}/comm") == b"sectionfs-serve\n"):
+                    return pid
+    return eventually(found)
+
+
+def begin_use(mnt):
+    """A child with a section, a mapping, a view and a lock; and how it asks for them all."""
+    write(mnt / "x", pattern("x", 65536))
+    child = mnt.child()
+    child.do("fd = os.open(path, os.O_RDWR)\n"
+             "fcntl.flock(fd, fcntl.LOCK_EX)\n"
+             "view = View(fd, 65536)\n"
+             "own = os.open(cow, os.O_RDWR)\n"
+             "os.pwrite(own, b'mine', 8192)", path=mnt / "x", cow=mnt.cow("x"))
+    return child
+
+
+def check_use(child):
+    child.do("view.write(0, b'still'); os.pwrite(fd, b'here', 4096)")
+    assert child.get("os.pread(fd, 5, 0)") == b"still"
+    assert child.get("view.read(4096, 4)") == b"here"
+    assert child.get("os.pread(own, 4, 8192)") == b"mine"
+    assert child.get("os.fstat(fd).st_size") == 65536
+
+
+@pytest.mark.parametrize("how", BY_NAME)
+def test_workers_die_while_a_detached_mount_is_in_use(mnt, how):
+    """Whoever has its files open notices neither; with the last of them it ends."""
+    child = begin_use(mnt)
+    mnt.note_processes()
+    BY_NAME[how](mnt)
+    eventually(lambda: not mounts_at(mnt.path), 5, "the mount was not detached")
+    for n in range(3):
+        kill(worker_of(mnt))
+        check_use(child)
+        eventually(lambda: mnt.log_text().count("was ended by signal 9") == n + 1)
+        mnt.note_processes()
+    assert mnt.process.poll() is None
+    child.do("view.close(); os.close(fd); os.close(own)")
+    assert ended_well(mnt)
+
+
+def test_worker_dies_while_the_mount_is_taken_off(mnt):
+    """Whichever comes first."""
+    child = begin_use(mnt)
+    mnt.note_processes()
+    kill(worker_of(mnt))
+    kill(mnt.keeper, signal.SIGTERM)
+    kill(worker_of(mnt))
+    eventually(lambda: not mounts_at(mnt.path), 10, "the mount was not detached")
+    check_use(child)
+    mnt.note_processes()
+    child.kill()
+    assert ended_well(mnt)
+
+
+def test_second_signal_ends_it_at_once(mnt):
+    child = begin_use(mnt)
+    mnt.note_processes()
+    kill(mnt.keeper, signal.SIGTERM)
+    eventually(lambda: not mounts_at(mnt.path), 5, "the mount was not detached")
+    kill(mnt.keeper, signal.SIGTERM)
+    assert ended_well(mnt)
+    with refused(errno.ENOTCONN, errno.ECONNABORTED, errno.EIO):
+        child.do("os.ftruncate(fd, 5)")
+
+
+def test_aborted_connection_ends_it(mnt, place):
+    """As an administrator does it, in the filesystem that is there for that."""
+    child = begin_use(mnt)
+    mnt.note_processes()
+    where = f"{place}/connections"
+    os.mkdir(where)
+    mount("fusectl", where, "fusectl")
+    with opened(f"{where}/{os.minor(os.stat(mnt.path).st_dev)}/abort", os.O_WRONLY) as fd:
+        os.write(fd, b"1")
+    umount(where)
+    assert ended_well(mnt)
+    with refused(errno.ENOTCONN, errno.ECONNABORTED, errno.EIO):
+        child.do("os.ftruncate(fd, 5)")
+
+
+def test_keeper_can_abort_where_nobody_has_mounted_what_that_takes(mnt):
+    """Else it could not get rid of a worker that waits for its own mount."""
+    assert any(os.readlink(f"/proc/{mnt.keeper}/fd/{fd}").endswith("/abort")
+               for fd in os.listdir(f"/proc/{mnt.keeper}/fd"))
+
+
+@every_mode
+def test_keeper_dies(mnt):
+    """The worker takes the mount off and ends; whoever has its files open is told."""
+    mnt.log_is_fine = "the keeper is gone"
+    mnt.run(write, mnt / "x", b"data")
+    child = mnt.child()
+    child.do("fd = os.open(path, os.O_RDWR)", path=mnt / "x")
+    mnt.note_processes()
+    kill(mnt.keeper)
+    assert mnt.wait_gone() == []
+    assert "the keeper is gone: the mount ends" in mnt.log_text()
+    assert os.listdir(mnt.path) == []
+    with refused(errno.ENOTCONN, errno.ECONNABORTED, errno.EIO):
+        child.do("os.ftruncate(fd, 5)")
+
+
+def test_keeper_without_descriptors_ends_it_when_the_worker_dies(mnt):
+    """It cannot start another, and says so."""
+    child = begin_use(mnt)
+    mnt.note_processes()
+    resource.prlimit(mnt.keeper, resource.RLIMIT_NOFILE, (9, 9))
+    check_use(child)
+    kill(worker_of(mnt))
+    assert mnt.wait_gone() == []
+    assert mnt.status == 1 and "no other worker can be started" in mnt.log_text()
+    assert os.listdir(mnt.path) == []
+
+
+def test_keeper_that_cannot_keep_a_descriptor_says_so(mnt):
+    """And the next worker does not show sections without their bytes."""
+    write(mnt / "x", b"data")
+    resource.prlimit(mnt.keeper, resource.RLIMIT_NOFILE, (9, 4096))
+    write(mnt / "y", b"lost")
+    assert read(mnt / "y") == b"lost"
+    eventually(lambda: "could not be kept" in mnt.log_text())
+    resource.prlimit(mnt.keeper, resource.RLIMIT_NOFILE, (4096, 4096))
+    mnt.note_processes()
+    kill(worker_of(mnt))
+    assert mnt.wait_gone() == []
+    assert mnt.status == 1 and "cannot be found again" in mnt.log_text()
 
 
 # --- Refusing to start ----------------------------------------------------------------------------

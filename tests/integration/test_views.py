@@ -12,8 +12,8 @@ import shutil
 import pytest
 
 from test_cow import FILE, make_base
-from util import (FALLOC_KEEP_SIZE, KIB, MIB, PAGE, View, call, eventually, extents, fallocate, mapped,
-                  mount, opened, pattern, punch, read, refused, run, sha, umount, write)
+from util import (FALLOC_KEEP_SIZE, KIB, MIB, PAGE, View, call, eventually, extents, fallocate, kill,
+                  mapped, mount, opened, pattern, punch, read, refused, run, sha, umount, write)
 
 SMALL, LARGE = 100 * KIB + 1000, 2 * MIB + 1000
 only_passthrough = pytest.mark.modes("passthrough")
@@ -442,6 +442,34 @@ def test_clone_goes_on_as_long_as_its_mapping(mnt, cloned):
     view.write(MIB, b"more")
     assert view.read(0, 4) == b"mine" and view.read(MIB, 4) == b"more"
     view.close()
+
+
+@only_passthrough
+def test_clone_stays_when_the_worker_dies(mnt, cloned):
+    """Open, mapped, cut and grown; its disk has its room back in the end."""
+    before, used = mnt.stats(), os.statvfs(cloned).f_bfree
+    fd = os.open(mnt.cow("x"), os.O_RDWR)
+    view = View(fd, 8 * MIB)
+    expected = bytearray(pattern("real", 8 * MIB))
+    for n in range(3):
+        at = n * MIB
+        view.write(at, b"stored%d" % n)
+        os.pwrite(fd, b"written%d" % n, at + PAGE)
+        expected[at:at + 7], expected[at + PAGE:at + PAGE + 8] = b"stored%d" % n, b"written%d" % n
+        worker = mnt.stats()["worker_pid"]
+        kill(worker)
+        assert view.read(at, 7) == b"stored%d" % n
+        assert eventually(lambda: mnt.stats()["worker_pid"]) != worker
+        assert mode(fd) == "clone" and os.pread(fd, 9 * MIB, 0) == expected
+        assert os.fstat(fd).st_size == 8 * MIB
+    os.ftruncate(fd, 10)
+    assert mnt.stats()["deaths"] == 3
+    os.ftruncate(fd, 2 * PAGE)
+    assert os.pread(fd, MIB, 0) == expected[:10] + bytes(2 * PAGE - 10)
+    view.close()
+    os.close(fd)
+    mnt.settled(before)
+    eventually(lambda: os.statvfs(cloned).f_bfree >= used - 256)
 
 
 def test_user_may_clone_what_he_may_read(mnt, cloned, user):
