@@ -411,6 +411,12 @@ respawn(Keeper *keeper)
     if (keeper->failures > FAILURES_MAX || keeper->kills > KILLS_MAX ||
         atomic_load(&header->cannot_resume))
         return false;
+    /* The next one tells of those that have served. */
+    if (!served)
+        sfs_log_plainly("worker %u was ended by %s %d before it served", header->worker_pid,
+                        WIFSIGNALED(keeper->worker_status) ? "signal" : "itself with status",
+                        WIFSIGNALED(keeper->worker_status) ? WTERMSIG(keeper->worker_status)
+                                                           : WEXITSTATUS(keeper->worker_status));
     /* What is new may not do after all. */
     if (keeper->failures > 1)
         keeper->reloaded = false;

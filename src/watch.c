@@ -9,6 +9,8 @@
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 
+#define UNWAKEABLE_US (50 * 1000)
+
 typedef struct {
     uint32_t slot;
     unsigned looks; /* done */
@@ -17,7 +19,7 @@ typedef struct {
 
 struct SfsWatch {
     int inotify; /* -1: there is none */
-    int wake;    /* an eventfd */
+    int wake;    /* an eventfd, -1: there is none */
     GThread *thread;
     SfsWatchFunc look;
     void *data;
@@ -93,7 +95,9 @@ static int
 time_left(SfsWatch *watch)
 {
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&watch->lock);
-    gint64 now = g_get_monotonic_time(), next = G_MAXINT64;
+    gint64 now = g_get_monotonic_time();
+    /* Nobody can wake this thread where no descriptor was to be had for that. */
+    gint64 next = watch->wake >= 0 ? G_MAXINT64 : now + UNWAKEABLE_US;
 
     for (guint i = 0; i < watch->again->len; i++)
         next = MIN(next, g_array_index(watch->again, Again, i).due);
@@ -209,7 +213,7 @@ sfs_watch_free(SfsWatch *watch)
     g_mutex_unlock(&watch->lock);
     wake(watch);
     g_thread_join(watch->thread);
-    close(watch->wake);
+    sfs_fd_clear(&watch->wake);
     sfs_fd_clear(&watch->inotify);
     g_hash_table_unref(watch->slots);
     g_array_unref(watch->again);
