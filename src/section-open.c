@@ -445,7 +445,12 @@ sfs_section_handle_at(SfsMount *mount, uint32_t slot)
 SfsHandle *
 sfs_section_handle(SfsMount *mount, uint64_t fh)
 {
-    SfsHandle *handle = sfs_section_handle_at(mount, (uint32_t)fh);
+    const uint32_t slot = (uint32_t)fh;
+    const SfsHandleRec *rec = sfs_registry_get(mount->registry, SFS_TABLE_HANDLES, slot);
 
-    return handle != NULL && handle->rec->serial == (uint32_t)(fh >> 32) ? handle : NULL;
+    /* Of a release that comes again the slot may be another's, who is giving it up just now: only
+     * the record can be looked at. In this order, for a serial is never given twice. */
+    if (rec == NULL || atomic_load(&rec->state) != SFS_LIVE || rec->serial != (uint32_t)(fh >> 32))
+        return NULL;
+    return sfs_section_handle_at(mount, slot);
 }
