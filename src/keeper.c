@@ -413,8 +413,8 @@ respawn(Keeper *keeper)
         return false;
     /* The next one tells of those that have served. */
     if (!served)
-        sfs_log_plainly("worker %u was ended by %s %d before it served", header->worker_pid,
-                        WIFSIGNALED(keeper->worker_status) ? "signal" : "itself with status",
+        sfs_log_plainly("worker %u did not get to serve: %s %d", header->worker_pid,
+                        WIFSIGNALED(keeper->worker_status) ? "signal" : "status",
                         WIFSIGNALED(keeper->worker_status) ? WTERMSIG(keeper->worker_status)
                                                            : WEXITSTATUS(keeper->worker_status));
     /* What is new may not do after all. */
