@@ -63,9 +63,11 @@ static guint8 *map_shared(const BenchSide *s, int fd)
     return map;
 }
 
+/* With O_EXCL, so that it can never get a name: one that can is a section in the making, the writes of
+ * which go through the daemon (see doc/SEMANTICS.md). */
 static int open_nameless(const BenchSide *s)
 {
-    int fd = open(s->dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    int fd = open(s->dir, O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
     if (fd < 0)
         bench_fail("%s: O_TMPFILE: %s", s->dir, g_strerror(errno));
     return fd;
