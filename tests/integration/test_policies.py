@@ -470,6 +470,16 @@ def test_policies_can_be_set_on_a_nameless_section_that_is_open(mnt):
     assert read(mnt / "x") == b"data"
 
 
+@pytest.mark.modes("passthrough")
+def test_a_section_in_the_making_is_mediated_and_one_that_gets_no_name_is_native(mnt):
+    for flags, seen in (0, 1), (os.O_EXCL, 0):
+        fd = os.open(mnt.path, os.O_TMPFILE | os.O_RDWR | flags)
+        before = mnt.stats()["requests_write"]
+        os.pwrite(fd, b"data", 0)
+        assert mnt.stats()["requests_write"] == before + seen
+        os.close(fd)
+
+
 # --- delete ---------------------------------------------------------------------------------------
 
 @both_kinds
