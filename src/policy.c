@@ -37,12 +37,6 @@ const SfsPolicy sfs_policy_nt = {
     .delete = SFS_DELETE_BUSY,
 };
 
-const char *
-sfs_policy_name(SfsPolicyKey key)
-{
-    return table[key].name;
-}
-
 bool
 sfs_policy_find(const char *name, SfsPolicyKey *key)
 {

@@ -50,7 +50,6 @@ typedef enum {
 /* As Windows NT has them: temporary, committed, growing only, not deleted while in use. */
 extern const SfsPolicy sfs_policy_nt;
 
-const char *sfs_policy_name(SfsPolicyKey key);
 bool sfs_policy_find(const char *name, SfsPolicyKey *key);
 
 /* The values allowed, for people. */
