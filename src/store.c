@@ -2,8 +2,13 @@
 /*
  * Accounting. `used` counts the bytes of counted files, page by page as fstat(2) reports them. A
  * write first charges what it will have to allocate, writes, and then settles with what it did
- * allocate, under the lock of the file; so `used` is never less than the truth. Pages that were
- * allocated ahead (fallocate) and not written yet look like holes to lseek(2), so they are noted.
+ * allocate, under the lock of the file; so `used` is never less than the truth.
+ *
+ * What it will have to allocate can be found out, but that takes a walk through the file's pages.
+ * So where there is room, all that it could be is charged, without looking ("generously"). Nobody
+ * is refused for the sake of that: who finds no room waits until the generous charges are settled,
+ * of which none is made meanwhile, and asks again. Pages that were allocated ahead (fallocate) and
+ * not written yet look like holes to lseek(2), so they are noted.
  *
  * Where a tmpfs holds the page sections, a charge must come out of the tmpfs's free room: its size
  * is lowered by what is `reserved` for counted files. Lowering it below what it holds is refused by
@@ -45,6 +50,9 @@ struct SfsStore {
     uint64_t used;     /* bytes of counted files, charges included */
     uint64_t overlays; /* the part of it in overlays */
     uint64_t reserved; /* taken off the tmpfs; >= used unless forced */
+    uint64_t generous; /* the part of `used` that was charged without looking */
+    unsigned waiting;  /* those who have found no room, until all of that is settled */
+    GCond settled;     /* generous is 0 */
 };
 
 struct SfsStoreFile {
@@ -147,30 +155,61 @@ give_back(SfsStore *store)
         store->reserved = keep;
 }
 
+/* Whether @bytes more fit, making room for them in the tmpfs. Lock held. */
+static bool
+make_room(SfsStore *store, uint64_t bytes)
+{
+    if (store->tmpfs < 0)
+        return store->used + bytes <= effective_limit(store);
+    return store->used + bytes <= store->reserved || reserve(store, store->used + bytes) == 0;
+}
+
+/* Lock held. */
+static void
+count(SfsStoreFile *file, uint64_t bytes)
+{
+    file->store->used += bytes;
+    if (file->use == SFS_STORE_OVERLAY)
+        file->store->overlays += bytes;
+}
+
 /* Counts @bytes for @file, if they fit. */
 static bool
 charge(SfsStoreFile *file, uint64_t bytes, bool force)
 {
     SfsStore *store = file->store;
-    bool fits = true;
+    bool fits;
 
     /* What needs no room is never refused, not even above the limit. */
     if (bytes == 0)
         return true;
     g_mutex_lock(&store->lock);
-    if (store->tmpfs >= 0) {
-        if (store->used + bytes > store->reserved)
-            fits = reserve(store, store->used + bytes) == 0;
-    } else {
-        fits = store->used + bytes <= effective_limit(store);
+    fits = make_room(store, bytes);
+    while (!fits && !force && store->generous > 0) {
+        store->waiting++;
+        g_cond_wait(&store->settled, &store->lock);
+        store->waiting--;
+        fits = make_room(store, bytes);
     }
-    if (fits || force) {
-        store->used += bytes;
-        if (file->use == SFS_STORE_OVERLAY)
-            store->overlays += bytes;
-    }
+    if (fits || force)
+        count(file, bytes);
     g_mutex_unlock(&store->lock);
     return fits || force;
+}
+
+/* Counts @bytes for @file that it may not need, until settle_generous(). False: no room for that.
+ */
+static bool
+charge_generously(SfsStoreFile *file, uint64_t bytes)
+{
+    SfsStore *store = file->store;
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+
+    if (store->waiting > 0 || !make_room(store, bytes))
+        return false;
+    count(file, bytes);
+    store->generous += bytes;
+    return true;
 }
 
 static void
@@ -224,6 +263,20 @@ settle(SfsStoreFile *file, uint64_t charged)
         file->unseen = now - MIN(now, data_bytes(file));
 }
 
+/* As settle(), of what was charged generously. */
+static void
+settle_generous(SfsStoreFile *file, uint64_t charged)
+{
+    SfsStore *store = file->store;
+
+    settle(file, charged);
+    g_mutex_lock(&store->lock);
+    store->generous -= charged;
+    if (store->generous == 0)
+        g_cond_broadcast(&store->settled);
+    g_mutex_unlock(&store->lock);
+}
+
 /* Pages of a hole, given in bytes, that were not allocated ahead. */
 static uint64_t
 pages_to_allocate(const SfsStoreFile *file, uint64_t from, uint64_t end)
@@ -240,6 +293,14 @@ pages_to_allocate(const SfsStoreFile *file, uint64_t from, uint64_t end)
         page = next;
     }
     return n;
+}
+
+/* Bytes of the pages that a range touches. */
+static uint64_t
+covered(off_t offset, uint64_t length)
+{
+    return sfs_page_round_up((uint64_t)offset + length) -
+           ((uint64_t)offset & ~(uint64_t)(SFS_PAGE_SIZE - 1));
 }
 
 /* Bytes, in whole pages, that writing this range would have to allocate. File locked. */
@@ -327,6 +388,7 @@ sfs_store_new(SfsRegistry *registry, int link, int tmpfs, uint64_t limit)
     store->limit = limit;
     store->reserved = already_reserved(store);
     g_mutex_init(&store->lock);
+    g_cond_init(&store->settled);
     store->reaper = g_thread_pool_new(reap, NULL, 1, FALSE, NULL);
     return store;
 }
@@ -337,6 +399,7 @@ sfs_store_free(SfsStore *store)
     if (store == NULL)
         return;
     g_thread_pool_free(store->reaper, FALSE, TRUE);
+    g_cond_clear(&store->settled);
     g_mutex_clear(&store->lock);
     g_free(store);
 }
@@ -455,7 +518,7 @@ ssize_t
 sfs_store_file_write(SfsStoreFile *file, const void *buf, size_t size, off_t offset, bool force)
 {
     g_autoptr(GMutexLocker) locker = NULL;
-    uint64_t charged = 0;
+    uint64_t charged = covered(offset, size);
     int r;
 
     if (!file->counted) {
@@ -464,6 +527,11 @@ sfs_store_file_write(SfsStoreFile *file, const void *buf, size_t size, off_t off
         return n < 0 ? -errno : n;
     }
     locker = g_mutex_locker_new(&file->lock);
+    if (charge_generously(file, charged)) {
+        r = sfs_pwrite_full(file->fd, buf, size, offset);
+        settle_generous(file, charged);
+        return r < 0 ? r : (ssize_t)size;
+    }
     charged = missing(file, offset, size);
     if (!charge(file, charged, force)) {
         size = fitting(file, size, offset);
