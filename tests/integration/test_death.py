@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The worker dies: nothing is lost, nothing is done twice, nobody is told."""
 
+import contextlib
 import errno
 import fcntl
 import mmap
 import os
 import random
+import select
 import shutil
 import signal
 import time
@@ -18,27 +20,29 @@ from util import (KIB, MIB, PAGE, Child, View, eventually, kill, opened, pattern
 
 LONG = os.environ.get("SECTIONFS_TEST_LONG") == "1"
 DEATHS = 1000 if LONG else 100
+KILL_MS = [float(n) for n in os.environ.get("SECTIONFS_TEST_KILL_MS", "20-80").split("-")]
 PROCESSES = 8
 both_modes = pytest.mark.parametrize("mode", ["passthrough", "cached"])
 
 
 def worker_of(mnt):
-    """The pid of the present worker; None while there is none. Asks /proc and not the mount."""
+    """The present worker, as (pid, start time): a pid alone is given to others later. None while
+    there is none. Asks /proc and not the mount."""
     for pid, row in util.process_table().items():
         if row[0] == mnt.keeper and row[1] not in "ZX":
-            return pid
+            return pid, row[2]
     return None
 
 
 def kill_worker(mnt, number=signal.SIGKILL):
-    pid = eventually(lambda: worker_of(mnt))
-    kill(pid, number)
-    return pid
+    worker = eventually(lambda: worker_of(mnt))
+    kill(worker[0], number)
+    return worker
 
 
 def resumed(mnt):
     """Kills the worker and waits until another one serves."""
-    before = kill_worker(mnt)
+    before, _ = kill_worker(mnt)
     assert eventually(lambda: mnt.stats()["worker_pid"]) != before
 
 
@@ -494,8 +498,34 @@ def begin_clients(mnt, place, count=PROCESSES, seed=None):
     return clients
 
 
+def one_has_ended(clients):
+    """Whether there is one that has something to say before it was told to end: a failure."""
+    return select.select([child.socket for child in clients], [], [], 0)[0] != []
+
+
+@contextlib.contextmanager
+def explained(mnt):
+    """Has a failure tell what everybody was doing at the time, before all that is taken away."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note("threads at the time:\n" + util.threads_below(os.getpid()))
+        with contextlib.suppress(Exception):
+            checked = util.run(mnt.command[0], "--check-registry", mnt.path, ok=False, timeout=20)
+            error.add_note(f"the registry: {checked.stdout or checked.stderr or 'in order'}")
+        with contextlib.suppress(Exception):
+            error.add_note("the mount's figures:\n" + util.call(read, mnt / ".stats",
+                                                                timeout=20).decode())
+        raise
+
+
 def end_clients(mnt, place, clients, before):
     """Lets them end, checks what they did together, and that nothing is left of it."""
+    with explained(mnt):
+        return _end_clients(mnt, place, clients, before)
+
+
+def _end_clients(mnt, place, clients, before):
     write(f"{place}/stop", b"")
     for child in clients:
         child.socket.settimeout(120)
@@ -519,17 +549,18 @@ def test_killed_again_and_again_under_load(mnt, place, session):
     clients = begin_clients(mnt, place)
     chance = random.Random(1)
     killed = set()
-    while len(killed) < DEATHS:
-        time.sleep(chance.uniform(0.02, 0.08))
-        killed.add(kill_worker(mnt))
-    checked = util.run(mnt.command[0], "--check-registry", mnt.path, ok=False)
-    assert (checked.returncode, checked.stdout) == (0, "")
+    with explained(mnt):
+        while len(killed) < DEATHS and not one_has_ended(clients):
+            time.sleep(chance.uniform(*KILL_MS) / 1000)
+            killed.add(kill_worker(mnt))
+        checked = util.run(mnt.command[0], "--check-registry", mnt.path, ok=False)
+        assert (checked.returncode, checked.stdout) == (0, "")
     done = end_clients(mnt, place, clients, before)
     util.run(mnt.command[0], "--check-registry", mnt.path)
     figures = mnt.stats()
     print(f"{done} steps; {figures['deaths']} deaths, {figures['resent']} requests again, "
           f"at most {figures['resume_max_us']} µs without a worker")
-    assert figures["deaths"] == DEATHS
+    assert figures["deaths"] == len(killed) == DEATHS
 
 
 # --- Another program --------------------------------------------------------------------------
