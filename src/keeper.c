@@ -479,7 +479,9 @@ has_active_threads(pid_t worker)
  * A thread that tells the kernel of a name that is gone waits for whoever works in that directory,
  * who waits for the worker's answer. If the worker is killed then, the thread ends when another
  * worker gives that answer, and not before; so that one has to be started while the dead one cannot
- * be collected yet. It does nothing any more: what is left of it never comes back from the kernel.
+ * be collected yet. What is left of it never comes back from the kernel. It may still do one thing
+ * there, though: what it had begun when it fell asleep, which may as well be for a disk. So the
+ * next worker waits for such a thread with the request that it was at (sfs_request_held()).
  *
  * That a worker is dying shows in a socket that one thread of it has in a table of descriptors of
  * its own: it is closed when that thread ends, whatever the others wait for.

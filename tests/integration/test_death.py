@@ -563,6 +563,69 @@ def test_killed_again_and_again_under_load(mnt, place, session):
     assert figures["deaths"] == len(killed) == DEATHS
 
 
+@pytest.fixture
+def slow_disk(new_mount, place):
+    """A file system on a device that can be made to wait: its bytes are in another mount, whose
+    worker is stopped. Who reads or writes there then sleeps where no signal reaches."""
+    server = new_mount("cached")
+    image, disk = server / "image", f"{place}/disk"
+    tool = shutil.which("mkfs.ext4")
+    if tool is None:
+        pytest.skip("there is no mkfs.ext4")
+    write(image, b"")
+    os.truncate(image, 16 * MIB)
+    util.run(tool, "-q", image)
+    os.mkdir(disk)
+    result = util.run("mount", "-o", "loop", image, disk, ok=False)
+    if result.returncode != 0:
+        pytest.skip(f"cannot mount ext4: {result.stderr.strip()}")
+
+    @contextlib.contextmanager
+    def slow(name):
+        with opened(f"{disk}/{name}") as file, opened(image) as device:
+            util.check(util.libc.syncfs(file))
+            for fd in file, device:
+                os.fsync(fd)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        worker, _ = worker_of(server)
+        kill(worker, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            kill(worker, signal.SIGCONT)
+    yield disk, slow
+    eventually(lambda: util.run("umount", disk, ok=False).returncode == 0)
+
+
+def test_what_a_dead_worker_is_still_doing_is_not_done_twice(slow_disk, new_mount):
+    """A thread of it waits for a disk, and does what it had begun when that answers."""
+    disk, slow = slow_disk
+    mnt = new_mount("cached")
+    try:
+        write(f"{disk}/log", b"one\n")
+        with opened(mnt / "log", os.O_CREAT | os.O_EXCL | os.O_RDWR) as fd:
+            os.setxattr(fd, "user.section.file", os.fsencode(f"{disk}/log"))
+        child = mnt.child()
+        child.do("fd = os.open(path, os.O_WRONLY | os.O_APPEND); os.write(fd, b'two\\n')",
+                 path=mnt / "log")
+        with slow("log"):
+            child.begin("os.write(fd, b'three\\n')")
+            for n in range(3):
+                time.sleep(0.2)
+                kill_worker(mnt)
+                eventually(lambda: mnt.log_text().count("going on after") == n + 1)
+                write(mnt / "page", b"%d" % n)          # all else is served meanwhile
+                assert read(mnt / "page") == b"%d" % n
+            time.sleep(0.2)
+        child.finish()
+        child.do("os.write(fd, b'four\\n'); os.close(fd)")
+        assert read(f"{disk}/log") == b"one\ntwo\nthree\nfour\n"
+    finally:
+        problems = mnt.stop()       # before the disk, which it has open
+        mnt.keeper = None
+    assert problems == []
+
+
 # --- Another program --------------------------------------------------------------------------
 
 def test_reload(mnt, ctl, place):
