@@ -15,8 +15,8 @@
  *  - SIGTERM or SIGINT: the mount is detached from its directory, by a child, because that may wait
  * for the worker; from then on it is as above, when the last user of an open file is gone, or when
  * the time for that (drain_timeout) is over, or at a second signal;
- *  - workers die one after the other before they get to serve: the mount is taken off, and the
- *    error says so. A worker that dies otherwise is followed by another, which goes on where it was
+ *  - workers fail one after the other before they get to serve: the mount is taken off, and the
+ *    error says so. A worker that ends otherwise is followed by another, which goes on where it was
  *    (resume.h).
  */
 #include "keeper.h"
@@ -46,10 +46,12 @@
 /* Descriptors of the keeper that the worker has not. */
 #define SPARE_DESCRIPTORS 32
 
-/* Workers in a row that may die before they serve; how much longer each is waited. */
+/* Workers in a row that may fail before they serve; how much longer each is waited. Those that are
+ * killed prove nothing, however many: after some of them, each is waited longer. */
 #define FAILURES_MAX 5
-#define KILLS_MAX 100
 #define FAILURE_PAUSE_US 50000
+#define KILLS_AT_ONCE 100
+#define KILL_PAUSE_US 500000
 
 /* Looks in a row that have to show threads asleep for good, and the time between them. */
 #define LEAVE_LOOKS 50
@@ -408,8 +410,7 @@ respawn(Keeper *keeper)
 
     keeper->failures = served || was_killed ? 0 : keeper->failures + 1;
     keeper->kills = served || !was_killed ? 0 : keeper->kills + 1;
-    if (keeper->failures > FAILURES_MAX || keeper->kills > KILLS_MAX ||
-        atomic_load(&header->cannot_resume))
+    if (keeper->failures > FAILURES_MAX || atomic_load(&header->cannot_resume))
         return false;
     /* The next one tells of those that have served. */
     if (!served)
@@ -434,7 +435,7 @@ respawn(Keeper *keeper)
     header->startup_error[0] = '\0';
     close(keeper->link);
     sfs_fd_clear(&keeper->life);
-    g_usleep(keeper->failures * FAILURE_PAUSE_US);
+    g_usleep(keeper->kills > KILLS_AT_ONCE ? KILL_PAUSE_US : keeper->failures * FAILURE_PAUSE_US);
     if (start_worker(keeper, NULL))
         return true;
     sfs_log_plainly("no other worker can be started");

@@ -739,6 +739,20 @@ def test_killed_while_going_on(faulty, mode, place, session):
         mnt.keeper = None
 
 
+@both_modes
+def test_killed_more_often_than_it_can_serve(faulty, mode):
+    """For as long as that goes on; it is no failure of the worker's."""
+    mnt = faulty(mode, SECTIONFS_KILL_AT=",".join(str(point) for point in range(100, 203)))
+    with opened(mnt / "a", os.O_CREAT | os.O_RDWR) as fd:
+        n = 0
+        while mnt.stats()["deaths"] == 0:
+            os.ftruncate(fd, n)
+            n += 1
+        assert os.fstat(fd).st_size == n - 1
+    assert mnt.stats()["deaths"] == 103
+    assert mnt.log_text().count("did not get to serve") > 100
+
+
 def used_all(mnt, place):
     """Something of every kind that a worker has to take up; tells what it must be like."""
     os.setxattr(mnt.path, "user.x", b"root")
