@@ -229,6 +229,7 @@ sfs_resume_read(SfsMount *mount, bool *ended)
     *ended = r == -ENODEV || r == -ECONNABORTED || r == -EPERM;
     if (r < 0 && !*ended)
         g_critical("requests cannot be read again: %s", g_strerror(-r));
+    sfs_requests_note_held(mount->header, resume->numbers);
     note_suspects(resume, mount->header);
     mount->header->resent += g_hash_table_size(resume->numbers);
     return resume;
