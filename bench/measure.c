@@ -15,12 +15,14 @@
 #define FILLING 0x5a /* in every file before it is measured */
 #define WRITTEN 0xa5 /* what the cases write */
 #define SETTLE_US 10000
+#define RANDOM_BATCH 256 /* operations in a run */
 
 static guint8 buffer[BENCH_MIB];
 static guint64 random_state;
 static volatile guint64 sink;
 
-static gint64 now_ns(void)
+static gint64
+now_ns(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -29,7 +31,8 @@ static gint64 now_ns(void)
 
 /* Offset of a random 4 KiB block among the first @size bytes. Every turn starts from the same
  * seed, so both sides of a pair walk the same way. */
-static off_t random_block(gsize size)
+static off_t
+random_block(gsize size)
 {
     random_state ^= random_state << 13;
     random_state ^= random_state >> 7;
@@ -39,7 +42,8 @@ static off_t random_block(gsize size)
 
 /* ---- single calls that must succeed ---- */
 
-static void read_at(const BenchSide *s, int fd, gsize bytes, off_t offset)
+static void
+read_at(const BenchSide *s, int fd, gsize bytes, off_t offset)
 {
     ssize_t n = pread(fd, buffer, bytes, offset);
     if (n != (ssize_t)bytes)
@@ -47,7 +51,8 @@ static void read_at(const BenchSide *s, int fd, gsize bytes, off_t offset)
                    n < 0 ? g_strerror(errno) : "short");
 }
 
-static void write_at(const BenchSide *s, int fd, gsize bytes, off_t offset)
+static void
+write_at(const BenchSide *s, int fd, gsize bytes, off_t offset)
 {
     ssize_t n = pwrite(fd, buffer, bytes, offset);
     if (n != (ssize_t)bytes)
@@ -55,7 +60,15 @@ static void write_at(const BenchSide *s, int fd, gsize bytes, off_t offset)
                    n < 0 ? g_strerror(errno) : "short");
 }
 
-static guint8 *map_shared(const BenchSide *s, int fd)
+static void
+flush(const BenchSide *s)
+{
+    if (fdatasync(s->fd) < 0)
+        bench_fail("%s: fdatasync: %s", s->path, g_strerror(errno));
+}
+
+static guint8 *
+map_shared(const BenchSide *s, int fd)
 {
     void *map = mmap(NULL, s->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (map == MAP_FAILED)
@@ -63,9 +76,10 @@ static guint8 *map_shared(const BenchSide *s, int fd)
     return map;
 }
 
-/* With O_EXCL, so that it can never get a name: one that can is a section in the making, the writes of
- * which go through the daemon (see doc/SEMANTICS.md). */
-static int open_nameless(const BenchSide *s)
+/* With O_EXCL, so that it can never get a name: one that can is a section in the making, the writes
+ * of which go through the daemon (see doc/SEMANTICS.md). */
+static int
+open_nameless(const BenchSide *s)
 {
     int fd = open(s->dir, O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
     if (fd < 0)
@@ -74,7 +88,8 @@ static int open_nameless(const BenchSide *s)
 }
 
 /* One store or load in each page of a mapping. */
-static gsize touch(guint8 *map, gsize size, gboolean store)
+static gsize
+touch(guint8 *map, gsize size, gboolean store)
 {
     gsize step = (gsize)sysconf(_SC_PAGESIZE);
     volatile guint8 *p = map;
@@ -92,8 +107,9 @@ static gsize touch(guint8 *map, gsize size, gboolean store)
 
 /* ---- cases ---- */
 
-static void transfer_all(const BenchSide *s, int fd,
-                         void (*transfer)(const BenchSide *, int, gsize, off_t), BenchTally *t)
+static void
+transfer_all(const BenchSide *s, int fd, void (*transfer)(const BenchSide *, int, gsize, off_t),
+             BenchTally *t)
 {
     gint64 start = now_ns();
     for (gsize at = 0; at < s->size; at += BENCH_MIB)
@@ -102,46 +118,119 @@ static void transfer_all(const BenchSide *s, int fd,
     t->ops += s->size / BENCH_MIB;
 }
 
-static void run_sequential_read(const BenchSide *s, BenchTally *t)
+static void
+run_sequential_read(const BenchSide *s, BenchTally *t)
 {
     transfer_all(s, s->fd, read_at, t);
 }
 
-static void run_sequential_write(const BenchSide *s, BenchTally *t)
+static void
+run_sequential_write(const BenchSide *s, BenchTally *t)
 {
     transfer_all(s, s->fd, write_at, t);
 }
 
-static void run_sequential_write_new(const BenchSide *s, BenchTally *t)
+static void
+run_sequential_write_new(const BenchSide *s, BenchTally *t)
 {
     int fd = open_nameless(s);
     transfer_all(s, fd, write_at, t);
     close(fd);
 }
 
-static void transfer_random(const BenchSide *s,
-                            void (*transfer)(const BenchSide *, int, gsize, off_t), BenchTally *t)
+static void
+transfer_random(const BenchSide *s, gsize count,
+                void (*transfer)(const BenchSide *, int, gsize, off_t), BenchTally *t)
 {
-    enum { BATCH = 256 };
     gint64 start = now_ns();
-    for (int i = 0; i < BATCH; i++)
+    for (gsize i = 0; i < count; i++)
         transfer(s, s->fd, SMALL, random_block(s->size));
     t->ns += now_ns() - start;
-    t->ops += BATCH;
+    t->ops += count;
 }
 
-static void run_random_read(const BenchSide *s, BenchTally *t)
+static void
+run_random_read(const BenchSide *s, BenchTally *t)
 {
-    transfer_random(s, read_at, t);
+    transfer_random(s, RANDOM_BATCH, read_at, t);
 }
 
-static void run_random_write(const BenchSide *s, BenchTally *t)
+static void
+run_random_write(const BenchSide *s, BenchTally *t)
 {
-    transfer_random(s, write_at, t);
+    transfer_random(s, RANDOM_BATCH, write_at, t);
+}
+
+/* Lets go of what is in memory of the file and of the files beneath. */
+static void
+give_up(const BenchSide *s)
+{
+    flush(s);
+    posix_fadvise(s->fd, 0, 0, POSIX_FADV_DONTNEED);
+    for (gsize i = 0; i < s->n_beneath; i++)
+        posix_fadvise(s->beneath[i], 0, 0, POSIX_FADV_DONTNEED);
+}
+
+/* So few in a run that hardly a page comes twice. */
+static gsize
+cold_batch(const BenchSide *s)
+{
+    return MIN(s->size / SMALL / 16, 1024);
+}
+
+static void
+run_cold_random_read(const BenchSide *s, BenchTally *t)
+{
+    give_up(s);
+    transfer_random(s, cold_batch(s), read_at, t);
+}
+
+static void
+run_cold_random_write(const BenchSide *s, BenchTally *t)
+{
+    give_up(s);
+    transfer_random(s, cold_batch(s), write_at, t);
+}
+
+static void
+run_cold_sequential_read(const BenchSide *s, BenchTally *t)
+{
+    give_up(s);
+    transfer_all(s, s->fd, read_at, t);
+}
+
+/* Every page of the turn's part, in random order. */
+static void
+run_once_random_write(const BenchSide *s, BenchTally *t)
+{
+    guint32 count = (guint32)(s->once_size / SMALL);
+    g_autofree guint32 *order = g_new(guint32, count);
+
+    for (guint32 i = 0; i < count; i++) {
+        guint32 other = (guint32)((gsize)random_block((i + 1) * (gsize)SMALL) / SMALL);
+        order[i] = order[other];
+        order[other] = i;
+    }
+    gint64 start = now_ns();
+    for (guint32 i = 0; i < count; i++)
+        write_at(s, s->fd, SMALL, (off_t)(s->once_at + order[i] * (gsize)SMALL));
+    t->ns += now_ns() - start;
+    t->ops += count;
+}
+
+static void
+run_once_sequential_write(const BenchSide *s, BenchTally *t)
+{
+    gint64 start = now_ns();
+    for (gsize at = 0; at < s->once_size; at += BENCH_MIB)
+        write_at(s, s->fd, BENCH_MIB, (off_t)(s->once_at + at));
+    t->ns += now_ns() - start;
+    t->ops += s->once_size / BENCH_MIB;
 }
 
 /* Maps anew and faults every page in. Only the faults are timed. */
-static void fault_in(const BenchSide *s, int fd, gboolean store, BenchTally *t)
+static void
+fault_in(const BenchSide *s, int fd, gboolean store, BenchTally *t)
 {
     guint8 *map = map_shared(s, fd);
     gint64 start = now_ns();
@@ -150,17 +239,20 @@ static void fault_in(const BenchSide *s, int fd, gboolean store, BenchTally *t)
     munmap(map, s->size);
 }
 
-static void run_first_load(const BenchSide *s, BenchTally *t)
+static void
+run_first_load(const BenchSide *s, BenchTally *t)
 {
     fault_in(s, s->fd, FALSE, t);
 }
 
-static void run_first_store(const BenchSide *s, BenchTally *t)
+static void
+run_first_store(const BenchSide *s, BenchTally *t)
 {
     fault_in(s, s->fd, TRUE, t);
 }
 
-static void run_first_store_new(const BenchSide *s, BenchTally *t)
+static void
+run_first_store_new(const BenchSide *s, BenchTally *t)
 {
     int fd = open_nameless(s);
     if (ftruncate(fd, (off_t)s->size) < 0)
@@ -169,7 +261,8 @@ static void run_first_store_new(const BenchSide *s, BenchTally *t)
     close(fd);
 }
 
-static void run_warm_load(const BenchSide *s, BenchTally *t)
+static void
+run_warm_load(const BenchSide *s, BenchTally *t)
 {
     const volatile guint64 *p = (const volatile guint64 *)s->map;
     guint64 sum = 0;
@@ -181,7 +274,8 @@ static void run_warm_load(const BenchSide *s, BenchTally *t)
     sink = sum;
 }
 
-static void run_warm_store(const BenchSide *s, BenchTally *t)
+static void
+run_warm_store(const BenchSide *s, BenchTally *t)
 {
     volatile guint64 *p = (volatile guint64 *)s->map;
     gint64 start = now_ns();
@@ -191,7 +285,8 @@ static void run_warm_store(const BenchSide *s, BenchTally *t)
     t->ops += s->size / BENCH_MIB;
 }
 
-static void run_open_write_close(const BenchSide *s, BenchTally *t)
+static void
+run_open_write_close(const BenchSide *s, BenchTally *t)
 {
     enum { BATCH = 16 };
     gint64 start = now_ns();
@@ -206,7 +301,8 @@ static void run_open_write_close(const BenchSide *s, BenchTally *t)
     t->ops += BATCH;
 }
 
-static void run_open_close(const BenchSide *s, BenchTally *t)
+static void
+run_open_close(const BenchSide *s, BenchTally *t)
 {
     enum { BATCH = 64 };
     gint64 start = now_ns();
@@ -220,7 +316,8 @@ static void run_open_close(const BenchSide *s, BenchTally *t)
     t->ops += BATCH;
 }
 
-static void run_stat(const BenchSide *s, BenchTally *t)
+static void
+run_stat(const BenchSide *s, BenchTally *t)
 {
     enum { BATCH = 64 };
     struct stat st;
@@ -258,9 +355,28 @@ const BenchCase bench_latency_cases[] = {
     {0},
 };
 
+const BenchCase bench_private_cases[] = {
+    {"cold random read, 4 KiB", SMALL, 0, run_cold_random_read},
+    {"warm random read, 4 KiB", SMALL, BENCH_WARM, run_random_read},
+    {"cold sequential read, 1 MiB", BENCH_MIB, 0, run_cold_sequential_read},
+    {"warm sequential read, 1 MiB", BENCH_MIB, BENCH_WARM, run_sequential_read},
+    {"first random write, 4 KiB", SMALL, BENCH_WRITES | BENCH_ONCE, run_once_random_write},
+    {"first sequential write, 1 MiB", BENCH_MIB, BENCH_WRITES | BENCH_ONCE,
+     run_once_sequential_write},
+    {"sequential write, 1 MiB", BENCH_MIB, BENCH_WRITES, run_sequential_write},
+    {"random write, 4 KiB", SMALL, BENCH_WRITES, run_random_write},
+    {"cold random write, 4 KiB", SMALL, BENCH_WRITES, run_cold_random_write},
+    {"mmap first load, a page", SMALL, BENCH_WARM, run_first_load},
+    {"mmap first store, a page", SMALL, BENCH_WARM | BENCH_WRITES, run_first_store},
+    {"mmap warm load", BENCH_MIB, BENCH_MAPPED, run_warm_load},
+    {"mmap warm store", BENCH_MIB, BENCH_MAPPED | BENCH_WRITES, run_warm_store},
+    {0},
+};
+
 /* ---- sides ---- */
 
-BenchSide *bench_side_open(const char *label, const char *path, gsize size)
+BenchSide *
+bench_side_open(const char *label, const char *path, gsize size)
 {
     BenchSide *s = g_new0(BenchSide, 1);
 
@@ -274,7 +390,8 @@ BenchSide *bench_side_open(const char *label, const char *path, gsize size)
     return s;
 }
 
-void bench_side_close(BenchSide *s)
+void
+bench_side_close(BenchSide *s)
 {
     close(s->fd);
     g_free(s->path);
@@ -282,7 +399,8 @@ void bench_side_close(BenchSide *s)
     g_free(s);
 }
 
-void bench_side_fill(const BenchSide *s, const BenchSide *twin)
+void
+bench_side_fill(const BenchSide *s, const BenchSide *twin)
 {
     memset(buffer, FILLING, sizeof buffer);
     for (gsize at = 0; at < s->size; at += BENCH_MIB) {
@@ -292,7 +410,8 @@ void bench_side_fill(const BenchSide *s, const BenchSide *twin)
     }
 }
 
-gboolean bench_side_is_filled(const BenchSide *s, gsize bytes)
+gboolean
+bench_side_is_filled(const BenchSide *s, gsize bytes)
 {
     g_assert(bytes <= sizeof buffer);
     read_at(s, s->fd, bytes, 0);
@@ -303,15 +422,43 @@ gboolean bench_side_is_filled(const BenchSide *s, gsize bytes)
     return TRUE;
 }
 
+static void
+read_singly(const BenchSide *s, int fd)
+{
+    /* This also turns reading ahead off, whose pieces are the large ones. */
+    posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
+    for (gsize at = 0; at < s->size; at += BENCH_MIB)
+        read_at(s, fd, BENCH_MIB, (off_t)at);
+    posix_fadvise(fd, 0, 0, POSIX_FADV_NORMAL);
+}
+
+void
+bench_side_renew(const BenchSide *s, gboolean singly)
+{
+    BenchTally unused = {0};
+
+    give_up(s);
+    if (singly) {
+        /* What lies beneath first: reading the file reads ahead there. */
+        for (gsize i = 0; i < s->n_beneath; i++)
+            read_singly(s, s->beneath[i]);
+        read_singly(s, s->fd);
+    } else {
+        run_sequential_read(s, &unused);
+    }
+}
+
 /* ---- comparing ---- */
 
-/* Works for @seconds and returns the nanoseconds that one operation took. What the turn leaves
- * behind is settled before it ends: the other side must not pay for it. */
-static double take_turn(const BenchCase *what, BenchSide *s, double seconds)
+BenchTurn
+bench_take_turn(const BenchCase *what, BenchSide *s, double seconds)
 {
-    BenchTally tally = {0};
+    BenchTally tally = {0}, warming = {0};
+    gint64 flush_ns = 0;
 
     random_state = 0x9e3779b97f4a7c15;
+    if (what->flags & BENCH_WARM)
+        run_sequential_read(s, &warming);
     memset(buffer, WRITTEN, sizeof buffer);
     if (what->flags & BENCH_MAPPED) {
         s->map = map_shared(s, s->fd);
@@ -321,27 +468,35 @@ static double take_turn(const BenchCase *what, BenchSide *s, double seconds)
     gint64 end = now_ns() + (gint64)(seconds * 1e9);
     do
         what->run(s, &tally);
-    while (now_ns() < end);
+    while (!(what->flags & BENCH_ONCE) && now_ns() < end);
 
     if (s->map) {
         munmap(s->map, s->size);
         s->map = NULL;
     }
-    if ((what->flags & BENCH_WRITES) && fdatasync(s->fd) < 0)
-        bench_fail("%s: fdatasync: %s", s->path, g_strerror(errno));
+    if (what->flags & BENCH_WRITES) {
+        gint64 start = now_ns();
+        flush(s);
+        flush_ns = now_ns() - start;
+    }
     g_usleep(SETTLE_US); /* a daemon frees what was closed after close(2) has returned */
 
-    return (double)tally.ns / (double)tally.ops;
+    return (BenchTurn){
+        .ns = (double)tally.ns / (double)tally.ops,
+        .flushed_ns = (double)(tally.ns + flush_ns) / (double)tally.ops,
+    };
 }
 
-static int compare_doubles(gconstpointer a, gconstpointer b)
+static int
+compare_doubles(gconstpointer a, gconstpointer b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
 /* Sorts a copy, as the rounds' order is worth keeping. */
-static double median(const GArray *values, double *min, double *max)
+static double
+median(const GArray *values, double *min, double *max)
 {
     g_autoptr(GArray) sorted = g_array_copy((GArray *)values);
     guint n = sorted->len;
@@ -354,8 +509,9 @@ static double median(const GArray *values, double *min, double *max)
     return (g_array_index(sorted, double, (n - 1) / 2) + g_array_index(sorted, double, n / 2)) / 2;
 }
 
-BenchResult *bench_compare(const BenchCase *what, BenchSide *subject, BenchSide *reference,
-                           guint rounds, double seconds)
+BenchResult *
+bench_compare(const BenchCase *what, BenchSide *subject, BenchSide *reference, guint rounds,
+              double seconds)
 {
     BenchResult *r = g_new0(BenchResult, 1);
     g_autoptr(GArray) subject_ns = g_array_new(FALSE, FALSE, sizeof(double));
@@ -368,17 +524,17 @@ BenchResult *bench_compare(const BenchCase *what, BenchSide *subject, BenchSide 
     r->ratios = g_array_new(FALSE, FALSE, sizeof(double));
 
     /* Not counted: first-time costs of either side. */
-    take_turn(what, subject, 0);
-    take_turn(what, reference, 0);
+    bench_take_turn(what, subject, 0);
+    bench_take_turn(what, reference, 0);
 
     for (guint i = 0; i < rounds; i++) {
         double a, b, ratio;
         if (i % 2 == 0) {
-            a = take_turn(what, subject, seconds);
-            b = take_turn(what, reference, seconds);
+            a = bench_take_turn(what, subject, seconds).ns;
+            b = bench_take_turn(what, reference, seconds).ns;
         } else {
-            b = take_turn(what, reference, seconds);
-            a = take_turn(what, subject, seconds);
+            b = bench_take_turn(what, reference, seconds).ns;
+            a = bench_take_turn(what, subject, seconds).ns;
         }
         ratio = b / a;
         g_array_append_val(subject_ns, a);
@@ -392,7 +548,8 @@ BenchResult *bench_compare(const BenchCase *what, BenchSide *subject, BenchSide 
     return r;
 }
 
-void bench_result_free(BenchResult *r)
+void
+bench_result_free(BenchResult *r)
 {
     g_array_unref(r->ratios);
     g_free(r);

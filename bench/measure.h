@@ -24,6 +24,10 @@ typedef struct {
     int fd;            /* open for reading and writing */
     gsize size;        /* of the part to work on: whole MiB */
     guint8 *map;       /* the part, mapped and touched, while a BENCH_MAPPED case runs */
+    gsize once_at;     /* where the turn of a BENCH_ONCE case works, and on how much: whole MiB */
+    gsize once_size;
+    const int *beneath; /* open files that @fd takes its bytes from: cold cases give them up too */
+    gsize n_beneath;
 } BenchSide;
 
 /* What a case has done so far, and the time it took without its own preparations. */
@@ -36,6 +40,8 @@ enum {
     BENCH_MAPPED = 1,   /* wants side->map */
     BENCH_WRITES = 2,   /* leaves dirty pages: flushed, untimed, before the other side's turn */
     BENCH_NEW_FILE = 4, /* makes files in side->dir: only where these are of the same kind */
+    BENCH_WARM = 8,     /* wants the part in memory: read, untimed, before the turn */
+    BENCH_ONCE = 16,    /* a turn is one run, on side->once_at */
 };
 
 typedef struct BenchCase BenchCase;
@@ -62,6 +68,7 @@ typedef struct {
 extern const BenchCase bench_io_cases[];
 extern const BenchCase bench_cow_cases[];
 extern const BenchCase bench_latency_cases[];
+extern const BenchCase bench_private_cases[]; /* for files of one's own, see turns.c */
 
 void bench_fail(const char *format, ...) G_GNUC_PRINTF(1, 2) G_GNUC_NORETURN;
 
@@ -77,6 +84,22 @@ void bench_side_fill(const BenchSide *side, const BenchSide *twin);
 /* Whether the side's first bytes are still those that bench_side_fill() wrote. Only for files
  * that no writing case was run on. */
 gboolean bench_side_is_filled(const BenchSide *side, gsize bytes);
+
+/* Gives up what is in memory of the side and reads it anew, if @singly so that the kernel keeps
+ * each page for itself, else in order: then some file systems keep large pieces, which are several
+ * times as fast to map and faster to read. Without this, what came before decides. */
+void bench_side_renew(const BenchSide *side, gboolean singly);
+
+/* What one operation took. */
+typedef struct {
+    double ns;
+    double
+        flushed_ns; /* with its share of the flush after the turn; as ns if nothing was written */
+} BenchTurn;
+
+/* Works for @seconds, at least once. What the turn leaves behind is settled before it ends: the
+ * other sides must not pay for it. */
+BenchTurn bench_take_turn(const BenchCase *what, BenchSide *side, double seconds);
 
 BenchResult *bench_compare(const BenchCase *what, BenchSide *subject, BenchSide *reference,
                            guint rounds, double seconds);

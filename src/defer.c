@@ -8,6 +8,8 @@
 
 #define THREADS_EACH 4
 
+#define HELD_PAUSE_US 1000
+
 struct SfsDeferral {
     GThreadPool *pools[SFS_WAITS];
 };
@@ -22,12 +24,35 @@ static _Thread_local const struct fuse_buf *current;
 static _Thread_local bool may_wait;
 
 static void
+process(SfsMount *mount, const struct fuse_buf *buf)
+{
+    const struct fuse_in_header *in = buf->mem;
+
+    current = buf;
+    sfs_request_begin(mount->requests, in->unique, in->opcode, in->nodeid);
+    fuse_session_process_buf(mount->session, buf);
+    sfs_request_end();
+    current = NULL;
+}
+
+/* Only what comes again can be. */
+static bool
+is_held(SfsMount *mount, const struct fuse_buf *buf)
+{
+    const struct fuse_in_header *in = buf->mem;
+
+    return in->unique & SFS_REQUEST_AGAIN && sfs_request_held(mount->header, in->unique);
+}
+
+static void
 run(gpointer data, gpointer unused)
 {
     Deferred *deferred = data;
 
     may_wait = true;
-    sfs_defer_process(deferred->mount, &deferred->buf);
+    while (is_held(deferred->mount, &deferred->buf))
+        g_usleep(HELD_PAUSE_US);
+    process(deferred->mount, &deferred->buf);
     g_free(deferred->buf.mem);
     g_free(deferred);
 }
@@ -38,7 +63,8 @@ sfs_deferral_new(void)
     SfsDeferral *deferral = g_new0(SfsDeferral, 1);
 
     for (int i = 0; i < SFS_WAITS; i++)
-        deferral->pools[i] = g_thread_pool_new(run, NULL, THREADS_EACH, FALSE, NULL);
+        deferral->pools[i] =
+            g_thread_pool_new(run, NULL, i == SFS_WAIT_HELD ? -1 : THREADS_EACH, FALSE, NULL);
     return deferral;
 }
 
@@ -55,33 +81,36 @@ sfs_deferral_free(SfsDeferral *deferral)
     return true;
 }
 
+static void
+push(SfsMount *mount, const struct fuse_buf *buf, SfsWaitFor what)
+{
+    Deferred *deferred = g_new0(Deferred, 1);
+
+    deferred->mount = mount;
+    deferred->buf = *buf;
+    deferred->buf.mem = g_memdup2(buf->mem, buf->size);
+    g_thread_pool_push(mount->deferral->pools[what], deferred, NULL);
+}
+
 void
 sfs_defer_process(SfsMount *mount, const struct fuse_buf *buf)
 {
-    const struct fuse_in_header *in = buf->mem;
-
-    current = buf;
-    sfs_request_begin(mount->requests, in->unique, in->opcode, in->nodeid);
-    fuse_session_process_buf(mount->session, buf);
-    sfs_request_end();
-    current = NULL;
+    if (is_held(mount, buf))
+        push(mount, buf, SFS_WAIT_HELD);
+    else
+        process(mount, buf);
 }
 
 bool
 sfs_defer(fuse_req_t req, SfsWaitFor what)
 {
     SfsMount *mount = fuse_req_userdata(req);
-    Deferred *deferred;
 
     if (may_wait || current == NULL)
         return false;
-    deferred = g_new0(Deferred, 1);
-    deferred->mount = mount;
-    deferred->buf = *current;
-    deferred->buf.mem = g_memdup2(current->mem, current->size);
     sfs_request_put_off();
     /* It is not answered here: the other thread gets it as if the kernel had sent it there. */
     fuse_reply_none(req);
-    g_thread_pool_push(mount->deferral->pools[what], deferred, NULL);
+    push(mount, current, what);
     return true;
 }

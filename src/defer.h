@@ -18,6 +18,7 @@ typedef enum {
     SFS_WAIT_PATH, /* a file is opened by a path that may lead through this mount */
     SFS_WAIT_VIEW, /* the kernel writes back what was stored to the base of a view */
     SFS_WAIT_SCAN, /* /proc is looked through, or a close that was told of is waited for */
+    SFS_WAIT_HELD, /* a thread of a dead worker is still at it: sfs_request_held() */
     SFS_WAITS,
 } SfsWaitFor;
 
@@ -26,7 +27,7 @@ SfsDeferral *sfs_deferral_new(void);
  */
 bool sfs_deferral_free(SfsDeferral *deferral);
 
-/* Processes a request on the calling thread. */
+/* Processes a request on the calling thread; one that is held on another, once it is not. */
 void sfs_defer_process(SfsMount *mount, const struct fuse_buf *buf);
 
 /* True: the request is on its way to a thread that may wait, and the caller has nothing more to do

@@ -15,8 +15,8 @@
  *  - SIGTERM or SIGINT: the mount is detached from its directory, by a child, because that may wait
  * for the worker; from then on it is as above, when the last user of an open file is gone, or when
  * the time for that (drain_timeout) is over, or at a second signal;
- *  - workers die one after the other before they get to serve: the mount is taken off, and the
- *    error says so. A worker that dies otherwise is followed by another, which goes on where it was
+ *  - workers fail one after the other before they get to serve: the mount is taken off, and the
+ *    error says so. A worker that ends otherwise is followed by another, which goes on where it was
  *    (resume.h).
  */
 #include "keeper.h"
@@ -46,10 +46,12 @@
 /* Descriptors of the keeper that the worker has not. */
 #define SPARE_DESCRIPTORS 32
 
-/* Workers in a row that may die before they serve; how much longer each is waited. */
+/* Workers in a row that may fail before they serve; how much longer each is waited. Those that are
+ * killed prove nothing, however many: after some of them, each is waited longer. */
 #define FAILURES_MAX 5
-#define KILLS_MAX 100
 #define FAILURE_PAUSE_US 50000
+#define KILLS_AT_ONCE 100
+#define KILL_PAUSE_US 500000
 
 /* Looks in a row that have to show threads asleep for good, and the time between them. */
 #define LEAVE_LOOKS 50
@@ -408,8 +410,7 @@ respawn(Keeper *keeper)
 
     keeper->failures = served || was_killed ? 0 : keeper->failures + 1;
     keeper->kills = served || !was_killed ? 0 : keeper->kills + 1;
-    if (keeper->failures > FAILURES_MAX || keeper->kills > KILLS_MAX ||
-        atomic_load(&header->cannot_resume))
+    if (keeper->failures > FAILURES_MAX || atomic_load(&header->cannot_resume))
         return false;
     /* The next one tells of those that have served. */
     if (!served)
@@ -434,7 +435,7 @@ respawn(Keeper *keeper)
     header->startup_error[0] = '\0';
     close(keeper->link);
     sfs_fd_clear(&keeper->life);
-    g_usleep(keeper->failures * FAILURE_PAUSE_US);
+    g_usleep(keeper->kills > KILLS_AT_ONCE ? KILL_PAUSE_US : keeper->failures * FAILURE_PAUSE_US);
     if (start_worker(keeper, NULL))
         return true;
     sfs_log_plainly("no other worker can be started");
@@ -479,7 +480,9 @@ has_active_threads(pid_t worker)
  * A thread that tells the kernel of a name that is gone waits for whoever works in that directory,
  * who waits for the worker's answer. If the worker is killed then, the thread ends when another
  * worker gives that answer, and not before; so that one has to be started while the dead one cannot
- * be collected yet. It does nothing any more: what is left of it never comes back from the kernel.
+ * be collected yet. What is left of it never comes back from the kernel. It may still do one thing
+ * there, though: what it had begun when it fell asleep, which may as well be for a disk. So the
+ * next worker waits for such a thread with the request that it was at (sfs_request_held()).
  *
  * That a worker is dying shows in a socket that one thread of it has in a table of descriptors of
  * its own: it is closed when that thread ends, whatever the others wait for.

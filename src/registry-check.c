@@ -10,7 +10,7 @@
 #include <string.h>
 
 /* What is wrong for good is so at every one of several looks. */
-#define LOOKS 5
+#define LOOKS 30
 #define LOOK_PAUSE_US 100000
 
 typedef struct {

@@ -31,7 +31,7 @@
 
 #include "common.h"
 
-#define SFS_REGISTRY_LAYOUT 7 /* raise with every change of a record below */
+#define SFS_REGISTRY_LAYOUT 8 /* raise with every change of a record below */
 
 /* A slot number of no record. Slot 0 of the nodes is the root directory; the other tables do not
  * use their slot 0. */
@@ -224,8 +224,15 @@ typedef struct {
     _Atomic uint64_t unique; /* 0: none */
     uint64_t nodeid;
     uint32_t opcode;
+    int32_t process, thread;
     uint32_t reserved;
 } SfsRunning;
+
+/* A request that a thread of a dead worker may still be at: see sfs_request_held(). */
+typedef struct {
+    _Atomic uint64_t unique; /* 0: none */
+    int32_t process, thread;
+} SfsHeld;
 
 /* A request that was being worked on when a worker failed. */
 typedef struct {
@@ -262,6 +269,7 @@ typedef struct {
     uint64_t resume_last, resume_max, resume_total, resent;
     SfsRunning running[SFS_RUNNING_MAX];
     SfsSuspect suspects[SFS_RUNNING_MAX];
+    SfsHeld held[SFS_RUNNING_MAX];
     _Atomic int32_t withdrawing[SFS_RUNNING_MAX]; /* backing ids, see passthrough.h */
     _Atomic int32_t last_backing_id;
     _Atomic uint64_t fault_points; /* passed, see fault.h */

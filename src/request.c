@@ -7,6 +7,7 @@
 #include <linux/fuse.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 struct SfsRequests {
     SfsRegistry *registry;
@@ -117,6 +118,61 @@ sfs_requests_prune(SfsRequests *requests, GHashTable *numbers)
     g_hash_table_foreach_remove(requests->done, is_stale, &(Pruning){requests, numbers});
 }
 
+/* --- what is still being done ---------------------------------------------------------------- */
+
+static bool
+is_there(int32_t process, int32_t thread)
+{
+    return syscall(SYS_tgkill, process, thread, 0) == 0 || errno != ESRCH;
+}
+
+static SfsHeld *
+find_held(SfsRegistryHeader *header, uint64_t number)
+{
+    for (int i = 0; i < SFS_RUNNING_MAX; i++) {
+        if (atomic_load(&header->held[i].unique) == number)
+            return &header->held[i];
+    }
+    return NULL;
+}
+
+void
+sfs_requests_note_held(SfsRegistryHeader *header, GHashTable *numbers)
+{
+    for (int i = 0; i < SFS_RUNNING_MAX; i++) {
+        SfsHeld *held = &header->held[i];
+        uint64_t number = atomic_load(&held->unique);
+
+        /* Of a worker before the last one: that has waited for it, too. */
+        if (number != 0 &&
+            (!g_hash_table_contains(numbers, &number) || !is_there(held->process, held->thread)))
+            atomic_store(&held->unique, 0);
+    }
+    for (int i = 0; i < SFS_RUNNING_MAX; i++) {
+        const SfsRunning *running = &header->running[i];
+        uint64_t number = atomic_load(&running->unique);
+        SfsHeld *held;
+
+        if (number == 0 || !g_hash_table_contains(numbers, &number) ||
+            !is_there(running->process, running->thread))
+            continue;
+        held = find_held(header, 0);
+        if (held == NULL)
+            continue;
+        held->process = running->process;
+        held->thread = running->thread;
+        atomic_store(&held->unique, number);
+    }
+}
+
+bool
+sfs_request_held(SfsRegistryHeader *header, uint64_t number)
+{
+    const SfsHeld *held = find_held(header, number & ~SFS_REQUEST_AGAIN);
+
+    return held != NULL && is_there(held->process, held->thread);
+}
+
 /* --- a thread's request ---------------------------------------------------------------------- */
 
 /* Notes for the next worker, should this one die, what it died of. */
@@ -124,7 +180,12 @@ static SfsRunning *
 note_running(SfsRegistryHeader *header, uint64_t number, uint32_t opcode, uint64_t nodeid)
 {
     static _Thread_local unsigned hint;
+    static _Thread_local int32_t process, thread;
 
+    if (thread == 0) {
+        process = getpid();
+        thread = (int32_t)syscall(SYS_gettid);
+    }
     for (unsigned i = 0; i < SFS_RUNNING_MAX; i++) {
         SfsRunning *one = &header->running[(hint + i) % SFS_RUNNING_MAX];
         uint64_t none = 0;
@@ -133,6 +194,8 @@ note_running(SfsRegistryHeader *header, uint64_t number, uint32_t opcode, uint64
             continue;
         one->opcode = opcode;
         one->nodeid = nodeid;
+        one->process = process;
+        one->thread = thread;
         hint = (hint + i) % SFS_RUNNING_MAX;
         return one;
     }

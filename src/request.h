@@ -50,6 +50,20 @@ ssize_t sfs_request_read(int device, void *buffer);
 SfsRequests *sfs_requests_new(SfsRegistry *registry);
 void sfs_requests_free(SfsRequests *requests);
 
+/*
+ * A thread that was asleep in the kernel when its worker was killed, waiting for a disk or a file
+ * server, may be there still when the next worker comes (keeper.c, leave_behind()). It does what it
+ * had begun once it wakes up, and nothing after that. Until then its request must not be done
+ * again: the same bytes would be appended twice, or old ones be written over newer ones.
+ */
+
+/* Notes which of those that dead workers had under way, and which are in @numbers, are held so.
+ * Before there are threads. */
+void sfs_requests_note_held(SfsRegistryHeader *header, GHashTable *numbers);
+
+/* Whether the request with this number still is. */
+bool sfs_request_held(SfsRegistryHeader *header, uint64_t number);
+
 /* Forgets what no request in @numbers (a set of uint64_t, without the mark) has done. Before there
  * are threads. */
 void sfs_requests_prune(SfsRequests *requests, GHashTable *numbers);

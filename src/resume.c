@@ -239,6 +239,7 @@ sfs_resume_read(SfsMount *mount, bool *ended)
                    "requests cannot be read again: %s", g_strerror(-r));
         _exit(1);
     }
+    sfs_requests_note_held(header, resume->numbers);
     note_suspects(resume, mount->header);
     mount->header->resent += g_hash_table_size(resume->numbers);
     return resume;

@@ -12,20 +12,21 @@ both_modes = pytest.mark.parametrize("mode", ["passthrough", "cached"])
 
 
 def worker_of(mnt):
-    """The pid of the present worker; None while there is none. Asks /proc and not the mount."""
+    """The present worker, as (pid, start time): a pid alone is given to others later. None while
+    there is none. Asks /proc and not the mount."""
     for pid, row in util.process_table().items():
         if row[0] == mnt.keeper and row[1] not in "ZX":
-            return pid
+            return pid, row[2]
     return None
 
 
 def kill_worker(mnt, number=signal.SIGKILL):
-    pid = eventually(lambda: worker_of(mnt))
-    kill(pid, number)
-    return pid
+    worker = eventually(lambda: worker_of(mnt))
+    kill(worker[0], number)
+    return worker
 
 
 def resumed(mnt):
     """Kills the worker and waits until another one serves."""
-    before = kill_worker(mnt)
+    before, _ = kill_worker(mnt)
     assert eventually(lambda: mnt.stats()["worker_pid"]) != before

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The worker dies: nothing is lost, nothing is done twice, nobody is told."""
 
+import contextlib
 import errno
 import fcntl
 import mmap
 import os
 import random
+import select
 import shutil
 import signal
 import time
@@ -19,6 +21,7 @@ from util import (KIB, MIB, PAGE, Child, View, eventually, kill, opened, pattern
 
 LONG = os.environ.get("SECTIONFS_TEST_LONG") == "1"
 DEATHS = 1000 if LONG else 100
+KILL_MS = [float(n) for n in os.environ.get("SECTIONFS_TEST_KILL_MS", "20-80").split("-")]
 PROCESSES = 8
 
 
@@ -474,8 +477,34 @@ def begin_clients(mnt, place, count=PROCESSES, seed=None):
     return clients
 
 
+def one_has_ended(clients):
+    """Whether there is one that has something to say before it was told to end: a failure."""
+    return select.select([child.socket for child in clients], [], [], 0)[0] != []
+
+
+@contextlib.contextmanager
+def explained(mnt):
+    """Has a failure tell what everybody was doing at the time, before all that is taken away."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note("threads at the time:\n" + util.threads_below(os.getpid()))
+        with contextlib.suppress(Exception):
+            checked = util.run(mnt.command[0], "--check-registry", mnt.path, ok=False, timeout=20)
+            error.add_note(f"the registry: {checked.stdout or checked.stderr or 'in order'}")
+        with contextlib.suppress(Exception):
+            error.add_note("the mount's figures:\n" + util.call(read, mnt / ".stats",
+                                                                timeout=20).decode())
+        raise
+
+
 def end_clients(mnt, place, clients, before):
     """Lets them end, checks what they did together, and that nothing is left of it."""
+    with explained(mnt):
+        return _end_clients(mnt, place, clients, before)
+
+
+def _end_clients(mnt, place, clients, before):
     write(f"{place}/stop", b"")
     for child in clients:
         child.socket.settimeout(120)
@@ -499,17 +528,81 @@ def test_killed_again_and_again_under_load(mnt, place, session):
     clients = begin_clients(mnt, place)
     chance = random.Random(1)
     killed = set()
-    while len(killed) < DEATHS:
-        time.sleep(chance.uniform(0.02, 0.08))
-        killed.add(kill_worker(mnt))
-    checked = util.run(mnt.command[0], "--check-registry", mnt.path, ok=False)
-    assert (checked.returncode, checked.stdout) == (0, "")
+    with explained(mnt):
+        while len(killed) < DEATHS and not one_has_ended(clients):
+            time.sleep(chance.uniform(*KILL_MS) / 1000)
+            killed.add(kill_worker(mnt))
+        checked = util.run(mnt.command[0], "--check-registry", mnt.path, ok=False)
+        assert (checked.returncode, checked.stdout) == (0, "")
     done = end_clients(mnt, place, clients, before)
     util.run(mnt.command[0], "--check-registry", mnt.path)
     figures = mnt.stats()
     print(f"{done} steps; {figures['deaths']} deaths, {figures['resent']} requests again, "
           f"at most {figures['resume_max_us']} µs without a worker")
-    assert figures["deaths"] == DEATHS
+    assert figures["deaths"] == len(killed) == DEATHS
+
+
+@pytest.fixture
+def slow_disk(new_mount, place):
+    """A file system on a device that can be made to wait: its bytes are in another mount, whose
+    worker is stopped. Who reads or writes there then sleeps where no signal reaches."""
+    server = new_mount("cached")
+    image, disk = server / "image", f"{place}/disk"
+    tool = shutil.which("mkfs.ext4")
+    if tool is None:
+        pytest.skip("there is no mkfs.ext4")
+    write(image, b"")
+    os.truncate(image, 16 * MIB)
+    util.run(tool, "-q", image)
+    os.mkdir(disk)
+    result = util.run("mount", "-o", "loop", image, disk, ok=False)
+    if result.returncode != 0:
+        pytest.skip(f"cannot mount ext4: {result.stderr.strip()}")
+
+    @contextlib.contextmanager
+    def slow(name):
+        with opened(f"{disk}/{name}") as file, opened(image) as device:
+            util.check(util.libc.syncfs(file))
+            for fd in file, device:
+                os.fsync(fd)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        worker, _ = worker_of(server)
+        kill(worker, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            kill(worker, signal.SIGCONT)
+    yield disk, slow
+    eventually(lambda: util.run("umount", disk, ok=False).returncode == 0)
+
+
+def test_what_a_dead_worker_is_still_doing_is_not_done_twice(slow_disk, new_mount):
+    """A thread of it waits for a disk, and does what it had begun when that answers."""
+    disk, slow = slow_disk
+    mnt = new_mount("cached")
+    try:
+        write(f"{disk}/log", b"one\n")
+        with opened(mnt / "log", os.O_CREAT | os.O_EXCL | os.O_RDWR) as fd:
+            os.setxattr(fd, "user.section.file", os.fsencode(f"{disk}/log"))
+        child = mnt.child()
+        child.do("fd = os.open(path, os.O_WRONLY | os.O_APPEND); os.write(fd, b'two\\n')",
+                 path=mnt / "log")
+        with slow("log"):
+            child.begin("os.write(fd, b'three\\n')")
+            for n in range(3):
+                time.sleep(0.2)
+                kill_worker(mnt)
+                eventually(lambda: mnt.log_text().count("going on after") == n + 1)
+                write(mnt / "page", b"%d" % n)          # all else is served meanwhile
+                assert read(mnt / "page") == b"%d" % n
+            time.sleep(0.2)
+        child.finish()
+        child.do("os.write(fd, b'four\\n'); os.close(fd)")
+        assert read(f"{disk}/log") == b"one\ntwo\nthree\nfour\n"
+    finally:
+        problems = mnt.stop()       # before the disk, which it has open
+        mnt.keeper = None
+    assert problems == []
 
 
 # --- Another program --------------------------------------------------------------------------
@@ -605,3 +698,17 @@ def test_killed_while_going_on(faulty, mode, place, session):
         assert len(places) // 3 < mnt.stats()["deaths"] <= len(places)
         assert mnt.stop() == []
         mnt.keeper = None
+
+
+@both_modes
+def test_killed_more_often_than_it_can_serve(faulty, mode):
+    """For as long as that goes on; it is no failure of the worker's."""
+    mnt = faulty(mode, SECTIONFS_KILL_AT=",".join(str(point) for point in range(100, 203)))
+    with opened(mnt / "a", os.O_CREAT | os.O_RDWR) as fd:
+        n = 0
+        while mnt.stats()["deaths"] == 0:
+            os.ftruncate(fd, n)
+            n += 1
+        assert os.fstat(fd).st_size == n - 1
+    assert mnt.stats()["deaths"] == 103
+    assert mnt.log_text().count("did not get to serve") > 100

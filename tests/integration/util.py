@@ -306,6 +306,34 @@ def identity(pid):
     return None if row is None or row[1] in "ZX" else (pid, row[2])
 
 
+def threads_below(root):
+    """What every thread of every process below root is doing in the kernel, as text."""
+    lines = []
+    table = process_table()
+    for pid, _ in sorted(descendants(root)):
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{pid}/cmdline") as file:
+                lines.append(f"process {pid} of {table[pid][0]}: "
+                             + file.read().replace("\0", " ")[:200])
+            for task in sorted(os.listdir(f"/proc/{pid}/task"), key=int):
+                lines.append(f"  {task} " + _thread(f"/proc/{pid}/task/{task}"))
+    return "\n".join(lines)
+
+
+def _thread(path):
+    said = []
+    for name in "comm", "stat", "wchan", "syscall", "stack":
+        try:
+            with open(f"{path}/{name}") as file:
+                text = file.read().strip()
+        except OSError as error:
+            text = os.strerror(error.errno)
+        if name == "stat":
+            text = text.rpartition(")")[2].split()[0]
+        said.append(text.replace("\n", "\n      "))
+    return " ".join(said[:4]) + "\n      " + said[4]
+
+
 def alive(process):
     return identity(process[0]) == process
 

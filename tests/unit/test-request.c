@@ -262,6 +262,43 @@ test_many(Fixture *f, gconstpointer data)
     sfs_request_end();
 }
 
+static GHashTable *
+set_of(const uint64_t *number)
+{
+    GHashTable *numbers = g_hash_table_new(g_int64_hash, g_int64_equal);
+
+    g_hash_table_add(numbers, (gpointer)number);
+    return numbers;
+}
+
+/* A thread that does not end when its worker does keeps its request to itself. */
+static void
+test_held(Fixture *f, gconstpointer data)
+{
+    static const uint64_t gone = 1001, asleep = 100, another = 5;
+    SfsRegistryHeader *header = sfs_registry_header(f->registry);
+    g_autoptr(GHashTable) none = g_hash_table_new(g_int64_hash, g_int64_equal);
+    g_autoptr(GHashTable) numbers = set_of(&asleep), others = set_of(&another);
+
+    g_hash_table_add(numbers, (gpointer)&gone);
+    f->value = gone - 1;
+    g_thread_join(g_thread_new("one", begin_and_die, f));
+    begin(f, asleep);
+    sfs_requests_note_held(header, others); /* both were answered */
+    g_assert_false(sfs_request_held(header, asleep));
+    sfs_requests_note_held(header, numbers);
+    g_assert_true(sfs_request_held(header, asleep | SFS_REQUEST_AGAIN));
+    g_assert_false(sfs_request_held(header, gone));
+    g_assert_false(sfs_request_held(header, another));
+    sfs_request_end();
+
+    /* The worker after the next one knows of it, too; until it is answered. */
+    sfs_requests_note_held(header, numbers);
+    g_assert_true(sfs_request_held(header, asleep));
+    sfs_requests_note_held(header, none);
+    g_assert_false(sfs_request_held(header, asleep));
+}
+
 static void
 test_full(Fixture *f, gconstpointer data)
 {
@@ -294,6 +331,7 @@ main(int argc, char **argv)
     add("/request/prune", test_prune);
     add("/request/put-off", test_put_off);
     add("/request/many", test_many);
+    add("/request/held", test_held);
     add("/request/full", test_full);
     return g_test_run();
 }
