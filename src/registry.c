@@ -293,8 +293,6 @@ sfs_registry_alloc(SfsRegistry *registry, SfsTable table, uint32_t *slot)
     GArray *freed = registry->free[table];
     void *record;
 
-    if (SFS_FAULT_FAILS("table"))
-        return NULL;
     if (freed->len > 0) {
         *slot = g_array_index(freed, uint32_t, freed->len - 1);
         g_array_set_size(freed, freed->len - 1);

@@ -9,7 +9,7 @@
  *  4. the requests are served: first those that came again, in their order.
  *
  * A request that was being worked on when a worker failed (by itself: being killed proves nothing)
- * is suspect from then on. Suspects are served one after the other, on a thread of their own, so
+ * is suspect from then on. Suspects are served one after the other, on the main thread, so
  * that the next failure tells which it was; after SFS_DEATHS_MAX of them it is answered with EIO.
  */
 #pragma once

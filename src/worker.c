@@ -505,13 +505,12 @@ sfs_worker_main(void)
     sfs_log_init(worker.mount.header->config.foreground, worker.mount.header->config.debug);
     set_up_process();
 #ifdef SFS_FAULTS
-    sfs_fault_init(&worker.mount.header->fault_points, worker.mount.header->worker_starts);
+    sfs_fault_init(&worker.mount.header->fault_points);
 #endif
     connect_session(&worker, SFS_FD_DEVICE); /* takes the number, before anything else gets it */
     worker.mount.device = SFS_FD_DEVICE;
     worker.mount.link = SFS_FD_LINK;
     start_watch(&worker);
-    SFS_FAULT_RUN_OUT();
     worker.resume = sfs_resume_read(&worker.mount, &ended);
     if (worker.resume != NULL && ended) {
         sfs_resume_free(worker.resume);

@@ -183,10 +183,12 @@ __wrap_sfs_link_inherited(SfsRegistry *registry, uint32_t slot)
 
 /* --- memory ---------------------------------------------------------------------------------- */
 
-/* dlsym(3) may allocate, and so may who is loaded before us. Nothing is given back here. */
+/* dlsym(3) may allocate and free, and so may who is loaded before us. Nothing is given back here.
+ */
 static char early[64 << 10] __attribute__((aligned(16)));
 static size_t early_used;
-static _Thread_local bool looking __attribute__((tls_model("initial-exec")));
+/* Volatile, for dlsym(3) is declared as never coming back here. */
+static _Thread_local volatile bool looking __attribute__((tls_model("initial-exec")));
 
 static void *
 take_early(size_t size)
@@ -253,8 +255,13 @@ free(void *at)
 
     if (at == NULL || is_early(at))
         return;
-    if (real == NULL)
+    if (real == NULL && looking)
+        return;
+    if (real == NULL) {
+        looking = true;
         real = (void (*)(void *))dlsym(RTLD_NEXT, "free");
+        looking = false;
+    }
     real(at);
 }
 

@@ -16,7 +16,7 @@ import pytest
 
 import util
 from deaths import both_modes, kill_worker, resumed
-from util import (KIB, MIB, PAGE, Child, View, eventually, kill, opened, pattern, punch, read,
+from util import (MIB, PAGE, Child, View, eventually, kill, opened, pattern, read,
                   refused, write)
 
 LONG = os.environ.get("SECTIONFS_TEST_LONG") == "1"
