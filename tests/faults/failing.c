@@ -313,8 +313,6 @@ pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*star
     }
 
 DESCRIPTOR(dup, (int fd), (fd))
-DESCRIPTOR(dup2, (int from, int to), (from, to))
-DESCRIPTOR(dup3, (int from, int to, int flags), (from, to, flags))
 DESCRIPTOR(memfd_create, (const char *name, unsigned flags), (name, flags))
 DESCRIPTOR(inotify_init1, (int flags), (flags))
 DESCRIPTOR(eventfd, (unsigned start, int flags), (start, flags))
@@ -331,6 +329,27 @@ DESCRIPTOR(fsopen, (const char *name, unsigned flags), (name, flags))
 DESCRIPTOR(fsmount, (int context, unsigned flags, unsigned attributes),
            (context, flags, attributes))
 DESCRIPTOR(fspick, (int directory, const char *path, unsigned flags), (directory, path, flags))
+
+/* Onto a number that is taken, what a descriptor stands for changes, and none is needed. */
+static bool
+duplicate_fails(int to)
+{
+    return fcntl(to, F_GETFD) < 0 ? fails(CLASS_DESCRIPTORS, EMFILE) : fails(CLASS_DEVICE, EBUSY);
+}
+
+int
+dup2(int from, int to)
+{
+    REAL(dup2);
+    return duplicate_fails(to) ? -1 : real(from, to);
+}
+
+int
+dup3(int from, int to, int flags)
+{
+    REAL(dup3);
+    return duplicate_fails(to) ? -1 : real(from, to, flags);
+}
 
 static int
 open_or_fail(int directory, const char *path, int flags, unsigned mode)

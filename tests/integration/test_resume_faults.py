@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+import failures
 import util
 from deaths import both_modes, kill_worker, resumed
 from failures import CLASSES, EVER, Everything
@@ -17,7 +18,7 @@ from sections import set_keys
 from util import MIB, PAGE, View, eventually, opened, refused, write
 
 LONG = os.environ.get("SECTIONFS_TEST_LONG") == "1"
-LANES = 6               # mounts at a time, where most of the time is spent waiting
+LANES = 8               # mounts at a time, where most of the time is spent waiting
 GONE = errno.ENOTCONN, errno.ECONNABORTED
 END = re.compile(r"no worker of .* can go on: |the worker of .* (was ended by signal|ended with) ")
 
@@ -68,13 +69,13 @@ def ended(mnt):
     mnt.keeper = None
 
 
-def calls_of(mnt, what):
-    """How many calls of a class there are."""
-    mnt.failures.plan(what, EVER)
+def calls(mnt):
+    """{class: how many there are}"""
+    mnt.failures.plan("memory", EVER)
     kill_worker(mnt)
     assert outcome(mnt) == "works on"
     works_on(mnt)
-    return mnt.failures.calls()[what]
+    return mnt.failures.calls()
 
 
 def some(count, most):
@@ -88,11 +89,12 @@ def test_one_call_fails(in_use, session, mode, what):
     """In one worker. If that one does not go on, the next one does."""
     session.watchdog.arm(3000 if LONG else 90)
     mnt = in_use(mode)
+    counts = calls(mnt)
     for kind in CLASSES if what == "each" else [what]:
-        count = calls_of(mnt, kind)
+        count = counts[kind]
         tried = died = 0
         # The number of calls is not always the same: to the end is where none has failed.
-        for number in range(1, EVER) if LONG else some(count, 4):
+        for number in range(1, EVER) if LONG else some(count, 3):
             mnt.failures.plan(kind, number)
             kill_worker(mnt)
             assert outcome(mnt) == "works on", mnt.log_text()[mnt.told:]
@@ -113,9 +115,9 @@ def test_calls_fail_for_good(in_use, session, mode, what):
     session.watchdog.arm(3600 if LONG else 90)
     lanes = [in_use(mode)]
     points = collections.deque()
+    counts = calls(lanes[0])
     for kind in CLASSES if what == "each" else [what]:
-        count = calls_of(lanes[0], kind)
-        numbers = range(1, count + 1) if LONG else some(count, 3)[1:2]
+        numbers = range(1, counts[kind] + 1) if LONG else some(counts[kind], 3)[1:2]
         points.extend((kind, number) for number in numbers)
     outcomes = collections.Counter()
     while points:
@@ -163,16 +165,19 @@ def test_what_is_said_at_the_end(in_use, mode, what, says):
 def test_no_descriptor_is_to_be_had(in_use, mode):
     """Then a worker goes on with those that it has inherited."""
     mnt = in_use(mode)
-    session = len(os.listdir(mnt.path))
+    names = os.listdir(mnt.path)
     for _ in range(2):
-        # But for the one that stands for the device, whose number is taken.
-        mnt.failures.plan("descriptors", calls_of(mnt, "descriptors"), EVER, serving=True)
+        # But for the first, a number that there always is.
+        mnt.failures.plan("descriptors", 2, EVER, serving=True)
         resumed(mnt)
         with refused(errno.ENFILE, errno.EMFILE):
             os.close(os.open(mnt / "new", os.O_CREAT | os.O_RDWR))
-        assert len(os.listdir(mnt.path)) == session
-        resumed(mnt)
-        mnt.everything.check()
+        assert os.listdir(mnt.path) == names
+        mnt.everything.check_bytes()
+    with refused(errno.ENOLCK):                 # for which a descriptor would have been needed
+        mnt.everything.waiter.finish()
+    resumed(mnt)
+    assert util.call(failures.locked, mnt.path)
 
 
 @both_modes
