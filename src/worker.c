@@ -56,6 +56,13 @@ typedef struct {
     GMutex gate;       /* held until all threads that serve are there */
 } Worker;
 
+/* One of the threads that serve. */
+typedef struct {
+    Worker *worker;
+    GThread *thread;
+    void *buffer; /* for a request; there before the worker says that it serves */
+} Server;
+
 /* --- INIT ------------------------------------------------------------------------------------ */
 
 /* What is asked of the kernel where it has it, and what is not wanted though libfuse would ask. */
@@ -209,15 +216,13 @@ serve_again(Worker *worker, bool suspects)
 static gpointer
 serve(gpointer data)
 {
-    Worker *worker = data;
-    void *buffer = sfs_request_buffer_new();
+    Server *server = data;
 
-    g_mutex_lock(&worker->gate);
-    g_mutex_unlock(&worker->gate);
-    serve_again(data, false);
-    while (serve_one(data, buffer))
+    g_mutex_lock(&server->worker->gate);
+    g_mutex_unlock(&server->worker->gate);
+    serve_again(server->worker, false);
+    while (serve_one(server->worker, server->buffer))
         ;
-    sfs_request_buffer_free(buffer);
     return NULL;
 }
 
@@ -305,14 +310,20 @@ tell_of_resume(Worker *worker)
 
 /* As many threads as there should be, or can be had. They wait at the gate. */
 static guint
-make_threads(Worker *worker, GThread **threads, guint most)
+make_servers(Worker *worker, Server *servers, guint most)
 {
     SfsRegistryHeader *header = worker->mount.header;
     g_autoptr(GError) error = NULL;
     guint n = 0;
 
-    while (n < most && (threads[n] = g_thread_try_new("serve", serve, worker, &error)) != NULL)
-        n++;
+    for (; n < most; n++) {
+        servers[n] = (Server){.worker = worker, .buffer = sfs_request_buffer_new()};
+        servers[n].thread = g_thread_try_new("serve", serve, &servers[n], &error);
+        if (servers[n].thread == NULL) {
+            sfs_request_buffer_free(servers[n].buffer);
+            break;
+        }
+    }
     if (n == 0) {
         g_snprintf(header->startup_error, sizeof header->startup_error,
                    "there can be no thread that serves: %s", error->message);
@@ -328,10 +339,10 @@ serve_all(Worker *worker)
 {
     SfsRegistryHeader *header = worker->mount.header;
     guint n = CLAMP(2 * g_get_num_processors(), 4, 16);
-    g_autofree GThread **threads = g_new(GThread *, n);
+    g_autofree Server *servers = g_new(Server, n);
 
     g_mutex_lock(&worker->gate);
-    n = make_threads(worker, threads, n);
+    n = make_servers(worker, servers, n);
     tell_of_resume(worker);
     if (!atomic_load(&header->ready)) {
         /* The sections that it begins with are made by requests. */
@@ -345,8 +356,10 @@ serve_all(Worker *worker)
     g_mutex_unlock(&worker->gate);
     /* One at a time, and not on the threads that everybody else depends on. */
     serve_again(worker, true);
-    for (guint i = 0; i < n; i++)
-        g_thread_join(threads[i]);
+    for (guint i = 0; i < n; i++) {
+        g_thread_join(servers[i].thread);
+        sfs_request_buffer_free(servers[i].buffer);
+    }
 }
 
 /* --- the process ----------------------------------------------------------------------------- */

@@ -10,7 +10,7 @@ import struct
 
 import util
 from sections import make, set_keys
-from util import PAGE, opened, pattern, refused, write
+from util import PAGE, View, opened, pattern, refused, write
 
 CLASSES = ("memory", "mappings", "threads", "descriptors", "space", "reads", "records", "inherited",
            "device")
@@ -27,20 +27,21 @@ class Failures:
         size = 8 * (len(self.fields) + len(CLASSES))
         with open(path, "w+b") as file:
             file.truncate(size)
-            self.memory = util.mapped(file.fileno(), size)
+            # Without a descriptor, which a child would close by a number that is another's there.
+            self.memory = View(file.fileno(), size)
 
     def __getattr__(self, name):
         if name not in self.fields:
             raise AttributeError(name)
-        return struct.unpack_from("=Q", self.memory, 8 * self.fields.index(name))[0]
+        return struct.unpack("=Q", self.memory.read(8 * self.fields.index(name), 8))[0]
 
     def set(self, name, value):
-        struct.pack_into("=Q", self.memory, 8 * self.fields.index(name), value)
+        self.memory.write(8 * self.fields.index(name), struct.pack("=Q", value))
 
     def calls(self):
         """{class: how many there were in the last worker}"""
-        counts = struct.unpack_from(f"={len(CLASSES)}Q", self.memory, 8 * len(self.fields))
-        return dict(zip(CLASSES, counts))
+        counts = self.memory.read(8 * len(self.fields), 8 * len(CLASSES))
+        return dict(zip(CLASSES, struct.unpack(f"={len(CLASSES)}Q", counts)))
 
     def plan(self, what, first=1, last=None, workers=1, serving=False):
         """The calls first to last of a class fail, in so many workers to come: while they go on,

@@ -15,7 +15,7 @@ import time
 import pytest
 
 import util
-from deaths import both_modes, kill_worker, resumed
+from deaths import both_modes, kill_worker, resumed, worker_of
 from util import (MIB, PAGE, Child, View, eventually, kill, opened, pattern, read,
                   refused, write)
 
