@@ -7,8 +7,10 @@
  * What it will have to allocate can be found out, but that takes a walk through the file's pages.
  * So where there is room, all that it could be is charged, without looking ("generously"). Nobody
  * is refused for the sake of that: who finds no room waits until the generous charges are settled,
- * of which none is made meanwhile, and asks again. Pages that were allocated ahead (fallocate) and
- * not written yet look like holes to lseek(2), so they are noted.
+ * of which none is made meanwhile, and asks again. Who writes into the tmpfs past the daemon cannot
+ * be made to wait, so room is taken off that for a generous charge only where plenty is left. Pages
+ * that were allocated ahead (fallocate) and not written yet look like holes to lseek(2), so they
+ * are noted.
  *
  * Where a tmpfs holds the page sections, a charge must come out of the tmpfs's free room: its size
  * is lowered by what is `reserved` for counted files. Lowering it below what it holds is refused by
@@ -38,6 +40,9 @@
 /* Steps of the reservation: taken at a time, and kept in hand at most. */
 #define RESERVE_STEP ((uint64_t)1 << 20)
 #define RESERVE_SPARE ((uint64_t)4 << 20)
+
+/* What a tmpfs has to have free before room is taken off it that may not be needed. */
+#define PLENTY ((uint64_t)16 << 20)
 
 struct SfsStore {
     SfsRegistry *registry;
@@ -164,6 +169,19 @@ make_room(SfsStore *store, uint64_t bytes)
     return store->used + bytes <= store->reserved || reserve(store, store->used + bytes) == 0;
 }
 
+/* As make_room(), taking nothing that somebody else could miss. Lock held. */
+static bool
+make_spare_room(SfsStore *store, uint64_t bytes)
+{
+    struct statfs st;
+
+    if (store->tmpfs >= 0 && store->used + bytes > store->reserved &&
+        (fstatfs(store->tmpfs, &st) != 0 ||
+         (uint64_t)st.f_bfree * (uint64_t)st.f_bsize < bytes + PLENTY))
+        return false;
+    return make_room(store, bytes);
+}
+
 /* Lock held. */
 static void
 count(SfsStoreFile *file, uint64_t bytes)
@@ -205,7 +223,7 @@ charge_generously(SfsStoreFile *file, uint64_t bytes)
     SfsStore *store = file->store;
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
 
-    if (store->waiting > 0 || !make_room(store, bytes))
+    if (store->waiting > 0 || !make_spare_room(store, bytes))
         return false;
     count(file, bytes);
     store->generous += bytes;
@@ -303,9 +321,9 @@ covered(off_t offset, uint64_t length)
            ((uint64_t)offset & ~(uint64_t)(SFS_PAGE_SIZE - 1));
 }
 
-/* Bytes, in whole pages, that writing this range would have to allocate. File locked. */
+/* Bytes, in whole pages, of this range that are not known to be there. File locked. */
 static uint64_t
-missing(const SfsStoreFile *file, off_t offset, uint64_t length)
+holes(const SfsStoreFile *file, off_t offset, uint64_t length)
 {
     uint64_t end = sfs_page_round_up((uint64_t)offset + length);
     uint64_t at = (uint64_t)offset & ~(uint64_t)(SFS_PAGE_SIZE - 1);
@@ -323,9 +341,18 @@ missing(const SfsStoreFile *file, off_t offset, uint64_t length)
         /* The end of the file counts as a hole, though its last page is there as a whole. */
         at = hole < 0 ? end : sfs_page_round_up((uint64_t)hole);
     }
-    /* Which they are is not known, only how many: whoever writes first gets them. What that gets
-     * wrong is found by settle(). */
-    return (pages << SFS_PAGE_SHIFT) - MIN(pages << SFS_PAGE_SHIFT, file->unseen);
+    return pages << SFS_PAGE_SHIFT;
+}
+
+/* Bytes, in whole pages, that writing this range would have to allocate. File locked. */
+static uint64_t
+missing(const SfsStoreFile *file, off_t offset, uint64_t length)
+{
+    uint64_t bytes = holes(file, offset, length);
+
+    /* Which pages an earlier worker has allocated is not known, only how many: whoever writes first
+     * gets them. What that gets wrong is found by settle(). */
+    return bytes - MIN(bytes, file->unseen);
 }
 
 void
@@ -489,22 +516,32 @@ sfs_store_file_slot(const SfsStoreFile *file)
     return file->slot;
 }
 
-/* How much of a write that does not fit as a whole does: to the end of the last page for which
- * there is room. File locked. */
-static size_t
-fitting(SfsStoreFile *file, size_t size, off_t offset)
+/* What there is room for, if those who have been charged generously need none of that. */
+static uint64_t
+room_left(SfsStore *store)
 {
+    uint64_t limit = effective_limit(store), used;
     SfsStoreUsage usage;
-    uint64_t room, limit;
+
+    sfs_store_usage(store, &usage);
+    g_mutex_lock(&store->lock);
+    used = usage.used - MIN(usage.used, store->generous);
+    g_mutex_unlock(&store->lock);
+    return limit - MIN(used, limit);
+}
+
+/* How much of a write that does not fit as a whole may do so: to the end of the last page for which
+ * there is room, taking less than @refused. File locked. */
+static size_t
+fitting(SfsStoreFile *file, size_t size, off_t offset, uint64_t refused)
+{
+    uint64_t room = MIN(room_left(file->store), refused - SFS_PAGE_SIZE) + file->unseen;
     size_t fits = 0;
 
-    sfs_store_usage(file->store, &usage);
-    limit = effective_limit(file->store);
-    room = limit > usage.used ? limit - usage.used : 0;
     while (fits < size) {
         size_t page_end = fits + SFS_PAGE_SIZE - (size_t)(offset + (off_t)fits) % SFS_PAGE_SIZE;
         size_t next = MIN(page_end, size);
-        uint64_t needed = missing(file, offset + (off_t)fits, next - fits);
+        uint64_t needed = holes(file, offset + (off_t)fits, next - fits);
 
         if (needed > room)
             break;
@@ -533,11 +570,11 @@ sfs_store_file_write(SfsStoreFile *file, const void *buf, size_t size, off_t off
         return r < 0 ? r : (ssize_t)size;
     }
     charged = missing(file, offset, size);
-    if (!charge(file, charged, force)) {
-        size = fitting(file, size, offset);
-        charged = missing(file, offset, size);
-        if (size == 0 || !charge(file, charged, false))
+    while (!charge(file, charged, force)) {
+        size = fitting(file, size, offset, charged);
+        if (size == 0)
             return -ENOSPC;
+        charged = missing(file, offset, size);
     }
     r = sfs_pwrite_full(file->fd, buf, size, offset);
     settle(file, charged);

@@ -1,165 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The store and its limit: counted memfds, and as root the private tmpfs beside them. The keeper is
- * a thread at the other end of the link. */
-#include "store.h"
-
-#include "keeper-link.h"
-
-#include <poll.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
-
-#define PAGE ((off_t)SFS_PAGE_SIZE)
-#define PUNCH (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
-
-typedef struct {
-    SfsRegistry *registry;
-    int ends[2]; /* of the link: the keeper's and ours */
-    GThread *keeper;
-    _Atomic int kept; /* descriptors in the keeper's hands */
-    int tmpfs;
-    SfsStore *store;
-    uint64_t limit;
-} Rig;
-
-/* --- the keeper ------------------------------------------------------------------------------- */
-
-static void
-obey(Rig *rig, SfsLinkMessage message, int fd)
-{
-    SfsFdRec *rec = sfs_registry_get(rig->registry, SFS_TABLE_FDS, message.slot);
-    int old;
-
-    g_assert_nonnull(rec);
-    g_assert_cmpint(fd >= 0, ==, message.verb == SFS_LINK_PUT);
-    old = atomic_exchange(&rec->keeper_fd, MAX(fd, 0));
-    g_assert_cmpint(old > 0, ==, message.verb == SFS_LINK_DROP);
-    if (old > 0)
-        close(old);
-    atomic_fetch_add(&rig->kept, message.verb == SFS_LINK_PUT ? 1 : -1);
-}
-
-static gpointer
-keep(gpointer data)
-{
-    Rig *rig = data;
-    SfsLinkMessage message;
-    bool eof = false;
-    int fd;
-
-    while (!eof) {
-        struct pollfd wait = {rig->ends[0], POLLIN, 0};
-        int r;
-
-        poll(&wait, 1, -1);
-        while ((r = sfs_link_receive(rig->ends[0], &message, &fd, &eof)) == 1)
-            obey(rig, message, fd);
-        g_assert_cmpint(r, ==, 0);
-    }
-    return NULL;
-}
-
-static void
-start(Rig *rig, uint64_t limit, int tmpfs)
-{
-    g_autofree SfsConfig *config = g_new0(SfsConfig, 1);
-    g_autoptr(GError) error = NULL;
-
-    rig->registry = sfs_registry_create(config, &error);
-    g_assert_no_error(error);
-    g_assert_no_errno(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, rig->ends));
-    rig->keeper = g_thread_new("keeper", keep, rig);
-    rig->tmpfs = tmpfs;
-    rig->limit = limit;
-    rig->store = sfs_store_new(rig->registry, rig->ends[1], tmpfs, limit);
-}
-
-/* All files are freed: so is all that they held. */
-static void
-stop(Rig *rig)
-{
-    sfs_store_free(rig->store);
-    g_assert_cmpuint(sfs_registry_count(rig->registry, SFS_TABLE_FDS), ==, 0);
-    close(rig->ends[1]);
-    g_thread_join(rig->keeper);
-    g_assert_cmpint(rig->kept, ==, 0);
-    close(rig->ends[0]);
-    if (rig->tmpfs >= 0)
-        close(rig->tmpfs);
-    sfs_registry_free(rig->registry);
-}
-
-static void
-start_counted(Rig *rig, gconstpointer data)
-{
-    start(rig, (uint64_t)GPOINTER_TO_UINT(data) * SFS_PAGE_SIZE, -1);
-}
-
-static void
-stop_counted(Rig *rig, gconstpointer data)
-{
-    stop(rig);
-}
-
-/* --- helpers ---------------------------------------------------------------------------------- */
-
-static SfsStoreUsage
-usage(Rig *rig)
-{
-    SfsStoreUsage now;
-
-    sfs_store_usage(rig->store, &now);
-    return now;
-}
-
-static SfsStoreFile *
-new_file(Rig *rig, SfsStoreUse use)
-{
-    SfsStoreFile *file = NULL;
-
-    g_assert_cmpint(sfs_store_file_new(rig->store, use, &file), ==, 0);
-    g_assert_nonnull(file);
-    return file;
-}
-
-static uint64_t
-held(SfsStoreFile *file)
-{
-    struct stat st;
-
-    g_assert_no_errno(fstat(sfs_store_file_fd(file), &st));
-    return (uint64_t)st.st_blocks * 512;
-}
-
-/* Closing is another thread's work: what it gives back comes soon, and no later. */
-static void
-wait_for_used(Rig *rig, uint64_t used)
-{
-    for (int i = 0; i < 5000 && usage(rig).used != used; i++)
-        g_usleep(1000);
-    g_assert_cmpuint(usage(rig).used, ==, used);
-}
-
-static char *
-pattern(size_t size)
-{
-    char *bytes = g_malloc(size);
-
-    for (size_t i = 0; i < size; i++)
-        bytes[i] = (char)(i % 251 + 1);
-    return bytes;
-}
-
-static ssize_t
-write_pages(SfsStoreFile *file, off_t page, size_t n, bool force)
-{
-    g_autofree char *bytes = pattern(n * SFS_PAGE_SIZE);
-
-    return sfs_store_file_write(file, bytes, n * SFS_PAGE_SIZE, page * PAGE, force);
-}
-
-#define assert_used(rig, pages) g_assert_cmpuint(usage(rig).used, ==, (uint64_t)(pages)*PAGE)
+/* The store and its limit: counted memfds, and as root the private tmpfs beside them. */
+#include "store-rig.h"
 
 /* --- counted memfds: a limit of 16 pages -------------------------------------------------------
  */
@@ -520,140 +361,6 @@ test_model(Rig *rig, gconstpointer data)
     wait_for_used(rig, 0);
 }
 
-/* --- races ------------------------------------------------------------------------------------ */
-
-typedef struct {
-    Rig *rig;
-    SfsStoreFile *file;
-    uint32_t seed;
-    uint64_t refused;
-    bool directly; /* past the daemon, as with passthrough */
-} Racer;
-
-#define RACE_PAGES 96
-
-static gpointer
-race(gpointer data)
-{
-    Racer *racer = data;
-    g_autoptr(GRand) rand = g_rand_new_with_seed(racer->seed);
-    g_autofree char *bytes = pattern(16 * SFS_PAGE_SIZE);
-    int fd = sfs_store_file_fd(racer->file);
-
-    for (int i = 0; i < 4000; i++) {
-        off_t page = g_rand_int_range(rand, 0, RACE_PAGES);
-        off_t n = g_rand_int_range(rand, 1, 17);
-        ssize_t written;
-
-        if (g_rand_int_range(rand, 0, 3) == 0) {
-            if (g_rand_boolean(rand))
-                sfs_store_file_truncate(racer->file, page * PAGE);
-            else
-                sfs_store_file_allocate(racer->file, PUNCH, page * PAGE, n * PAGE);
-            continue;
-        }
-        written = racer->directly ? pwrite(fd, bytes, (size_t)(n * PAGE), page * PAGE)
-                                  : sfs_store_file_write(racer->file, bytes, (size_t)(n * PAGE),
-                                                         page * PAGE, false);
-        g_assert_cmpint(written, !=, 0);
-        racer->refused += written < n * PAGE;
-    }
-    return NULL;
-}
-
-static void
-check_race(Rig *rig, Racer *racers, guint n, uint64_t *refused)
-{
-    GThread *threads[4];
-    uint64_t truth = 0;
-
-    for (guint i = 0; i < n; i++) {
-        racers[i].rig = rig;
-        racers[i].seed = (uint32_t)g_test_rand_int();
-        threads[i] = g_thread_new("race", race, &racers[i]);
-    }
-    for (int i = 0; i < 2000; i++) {
-        SfsStoreUsage now = usage(rig);
-
-        g_assert_cmpuint(now.used, <=, rig->limit);
-        g_assert_cmpuint(now.overlays, <=, now.used);
-        if (i % 16 == 0)
-            g_usleep(100);
-    }
-    for (guint i = 0; i < n; i++) {
-        g_thread_join(threads[i]);
-        truth += held(racers[i].file);
-        *refused += racers[i].refused;
-    }
-    g_assert_cmpuint(usage(rig).used, ==, truth);
-    g_assert_cmpuint(truth, <=, rig->limit);
-}
-
-static void
-test_race(Rig *rig, gconstpointer data)
-{
-    Racer racers[2] = {{.file = new_file(rig, SFS_STORE_SECTION)},
-                       {.file = new_file(rig, SFS_STORE_OVERLAY)}};
-    uint64_t refused = 0;
-
-    check_race(rig, racers, 2, &refused);
-    g_assert_cmpuint(refused, >, 0);
-    for (int i = 0; i < 2; i++)
-        sfs_store_file_free(racers[i].file);
-    wait_for_used(rig, 0);
-}
-
-/* Two threads in one file. */
-static void
-test_race_in_one(Rig *rig, gconstpointer data)
-{
-    SfsStoreFile *file = new_file(rig, SFS_STORE_SECTION);
-    Racer racers[2] = {{.rig = rig, .file = file, .seed = 1},
-                       {.rig = rig, .file = file, .seed = 2}};
-    GThread *threads[2];
-
-    for (int i = 0; i < 2; i++)
-        threads[i] = g_thread_new("race", race, &racers[i]);
-    for (int i = 0; i < 1000; i++) {
-        g_assert_cmpuint(usage(rig).used, <=, rig->limit);
-        g_usleep(10);
-    }
-    for (int i = 0; i < 2; i++)
-        g_thread_join(threads[i]);
-    g_assert_cmpuint(usage(rig).used, ==, held(file));
-    sfs_store_file_free(file);
-    wait_for_used(rig, 0);
-}
-
-/* Overwriting what is there needs nothing, so it takes nothing from others, not for a moment. */
-static gpointer
-overwrite(gpointer data)
-{
-    Racer *racer = data;
-
-    for (int i = 0; i < 20000; i++)
-        g_assert_cmpint(write_pages(racer->file, 0, 8, false), ==, 8 * PAGE);
-    return NULL;
-}
-
-static void
-test_race_overwrite(Rig *rig, gconstpointer data)
-{
-    Racer racer = {.rig = rig, .file = new_file(rig, SFS_STORE_SECTION)};
-    SfsStoreFile *file = new_file(rig, SFS_STORE_SECTION);
-    GThread *thread;
-
-    g_assert_cmpint(write_pages(racer.file, 0, 8, false), ==, 8 * PAGE);
-    thread = g_thread_new("overwrite", overwrite, &racer);
-    for (int i = 0; i < 5000; i++) {
-        g_assert_cmpint(write_pages(file, 0, 8, false), ==, 8 * PAGE);
-        g_assert_cmpint(sfs_store_file_truncate(file, 0), ==, 0);
-    }
-    g_thread_join(thread);
-    sfs_store_file_free(racer.file);
-    sfs_store_file_free(file);
-}
-
 /* --- descriptors ------------------------------------------------------------------------------ */
 
 static void
@@ -728,39 +435,6 @@ test_unlimited(void)
 
 /* --- the tmpfs -------------------------------------------------------------------------------- */
 
-#define MIB ((off_t)1 << 20)
-
-static bool
-start_tmpfs(Rig *rig, uint64_t limit)
-{
-    g_autoptr(GError) error = NULL;
-    int tmpfs = sfs_store_make_tmpfs(limit, false, &error);
-
-    if (tmpfs < 0) {
-        g_assert_nonnull(error);
-        g_test_skip(error->message);
-        return false;
-    }
-    g_assert_no_error(error);
-    start(rig, limit, tmpfs);
-    g_assert_cmpstr(sfs_store_engine(rig->store), ==, "tmpfs");
-    return true;
-}
-
-/* Writes past the daemon until it is refused; the bytes that went in. */
-static off_t
-fill_directly(SfsStoreFile *file)
-{
-    g_autofree char *bytes = pattern(64 * 1024);
-    off_t at = 0;
-    ssize_t n;
-
-    while ((n = pwrite(sfs_store_file_fd(file), bytes, 64 * 1024, at)) > 0)
-        at += n;
-    g_assert_cmpint(errno, ==, ENOSPC);
-    return at;
-}
-
 static void
 test_tmpfs_limit(void)
 {
@@ -832,27 +506,6 @@ test_tmpfs_shared(void)
 }
 
 static void
-test_tmpfs_race(void)
-{
-    Rig rig = {0};
-    Racer racers[4];
-    uint64_t refused = 0;
-
-    if (!start_tmpfs(&rig, 128 * PAGE))
-        return;
-    for (int i = 0; i < 4; i++) {
-        racers[i] = (Racer){.directly = i % 2 == 0};
-        racers[i].file = new_file(&rig, i % 2 == 0 ? SFS_STORE_SECTION : SFS_STORE_OVERLAY);
-    }
-    check_race(&rig, racers, 4, &refused);
-    g_assert_cmpuint(refused, >, 0);
-    for (int i = 0; i < 4; i++)
-        sfs_store_file_free(racers[i].file);
-    wait_for_used(&rig, 0);
-    stop(&rig);
-}
-
-static void
 test_tmpfs_unlimited(void)
 {
     Rig rig = {0};
@@ -872,12 +525,6 @@ test_tmpfs_unlimited(void)
     stop(&rig);
 }
 
-static void
-add(const char *name, guint pages, void (*test)(Rig *, gconstpointer))
-{
-    g_test_add(name, Rig, GUINT_TO_POINTER(pages), start_counted, test, stop_counted);
-}
-
 int
 main(int argc, char **argv)
 {
@@ -889,19 +536,15 @@ main(int argc, char **argv)
     add("/store/counted/give-back", 16, test_give_back);
     add("/store/counted/errors", 16, test_errors);
     add("/store/counted/model", 60, test_model);
-    add("/store/counted/race", 100, test_race);
-    add("/store/counted/race-in-one", 50, test_race_in_one);
     add("/store/counted/descriptors", 16, test_descriptors);
     g_test_add_func("/store/counted/no-keeper", test_no_keeper);
     g_test_add_func("/store/counted/unlimited", test_unlimited);
     g_test_add_func("/store/tmpfs/limit", test_tmpfs_limit);
     g_test_add_func("/store/tmpfs/shared", test_tmpfs_shared);
-    g_test_add_func("/store/tmpfs/race", test_tmpfs_race);
     g_test_add_func("/store/tmpfs/unlimited", test_tmpfs_unlimited);
     add("/store/promises/short-over-data", 16, test_short_over_data);
     add("/store/promises/append-in-page", 16, test_append_in_page);
     add("/store/promises/overwrite-above-limit", 16, test_overwrite_above_limit);
     add("/store/promises/allocated", 16, test_allocated);
-    add("/store/promises/race-overwrite", 16, test_race_overwrite);
     return g_test_run();
 }
