@@ -2,11 +2,11 @@
 #include "request.h"
 
 #include "fault.h"
+#include "fixed.h"
 #include "log.h"
 
 #include <linux/fuse.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 
 struct SfsRequests {
@@ -34,21 +34,13 @@ static _Thread_local Current current;
 void *
 sfs_request_buffer_new(void)
 {
-    void *buffer = mmap(NULL, BUFFER_SIZE, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-
-    if (buffer == MAP_FAILED)
-        g_error("no memory for a request");
-    /* An ordinary user may not have as much; then it may be swapped out, but hardly is. */
-    if (mlock(buffer, BUFFER_SIZE) != 0)
-        g_debug("a request's memory is not locked: %s", g_strerror(errno));
-    return buffer;
+    return sfs_fixed_new(BUFFER_SIZE);
 }
 
 void
 sfs_request_buffer_free(void *buffer)
 {
-    munmap(buffer, BUFFER_SIZE);
+    sfs_fixed_free(buffer);
 }
 
 ssize_t

@@ -14,6 +14,7 @@
 #include "defer.h"
 #include "doubt.h"
 #include "fault.h"
+#include "fixed.h"
 #include "keeper-link.h"
 #include "lifetime.h"
 #include "lock.h"
@@ -218,6 +219,7 @@ serve(gpointer data)
 {
     Server *server = data;
 
+    sfs_fixed_stack();
     g_mutex_lock(&server->worker->gate);
     g_mutex_unlock(&server->worker->gate);
     serve_again(server->worker, false);
