@@ -357,6 +357,7 @@ serve_all(Worker *worker)
     sfs_link_ready(worker->mount.link);
     g_mutex_unlock(&worker->gate);
     /* One at a time, and not on the threads that everybody else depends on. */
+    sfs_fixed_stack();
     serve_again(worker, true);
     for (guint i = 0; i < n; i++) {
         g_thread_join(servers[i].thread);
