@@ -103,7 +103,7 @@ def test_one_call_fails(in_use, session, mode, what):
                 break
             tried += 1
         print(f"{mode}, {kind}: {tried} of {count} calls fail, {died} end the worker")
-        assert tried >= count - 2 if LONG else tried or not count
+        assert tried >= (count // 2 if LONG else min(count, 1))
     util.run(mnt.command[0], "--check-registry", mnt.path)
     mnt.everything.end()
 
