@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "defer.h"
 
+#include "reader.h"
 #include "request.h"
 
 #include <linux/fuse.h>
@@ -86,6 +87,8 @@ push(SfsMount *mount, const struct fuse_buf *buf, SfsWaitFor what)
 {
     Deferred *deferred = g_new0(Deferred, 1);
 
+    /* All of it, wherever it is. */
+    sfs_reader_load();
     deferred->mount = mount;
     deferred->buf = *buf;
     deferred->buf.mem = g_memdup2(buf->mem, buf->size);
