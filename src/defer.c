@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "defer.h"
 
+#include "fixed.h"
 #include "reader.h"
 #include "request.h"
 
@@ -51,6 +52,7 @@ run(gpointer data, gpointer unused)
     Deferred *deferred = data;
 
     may_wait = true;
+    sfs_fixed_stack();
     while (is_held(deferred->mount, &deferred->buf))
         g_usleep(HELD_PAUSE_US);
     process(deferred->mount, &deferred->buf);

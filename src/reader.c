@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "reader.h"
 
+#include "fixed.h"
 #include "util.h"
 
 #include <fcntl.h>
 #include <linux/fuse.h>
-#include <sys/mman.h>
 
 /* The kernel refuses to be read with less than the largest request takes. */
 #define BUFFER_SIZE ((size_t)SFS_READER_MAX_WRITE + ((size_t)64 << 10))
@@ -31,13 +31,7 @@ sfs_reader_new(void)
 {
     SfsReader *reader = g_new0(SfsReader, 1);
 
-    reader->buffer = mmap(NULL, BUFFER_SIZE, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    if (reader->buffer == MAP_FAILED)
-        g_error("no memory for a request");
-    /* An ordinary user may not have as much; then it may be swapped out, but hardly is. */
-    if (mlock(reader->buffer, BUFFER_SIZE) != 0)
-        g_debug("a request's memory is not locked: %s", g_strerror(errno));
+    reader->buffer = sfs_fixed_new(BUFFER_SIZE);
     reader->pipe[0] = reader->pipe[1] = -1;
     return reader;
 }
@@ -58,7 +52,7 @@ sfs_reader_free(SfsReader *reader)
     if (mine == reader)
         mine = NULL;
     close_pipe(reader);
-    munmap(reader->buffer, BUFFER_SIZE);
+    sfs_fixed_free(reader->buffer);
     g_free(reader);
 }
 

@@ -19,11 +19,7 @@ typedef struct SfsReader SfsReader;
  */
 #define SFS_READER_MAX_WRITE ((uint32_t)512 << 10)
 
-/*
- * Not thread-safe: a reader is for one thread. All memory that requests are read into is there from
- * the start, and stays: when the kernel's copying has to wait for a page, and the worker is killed
- * just then, the kernel calls the copy failed and answers the client with EIO.
- */
+/* Not thread-safe: a reader is for one thread. */
 SfsReader *sfs_reader_new(void);
 void sfs_reader_free(SfsReader *reader);
 

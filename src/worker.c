@@ -14,6 +14,7 @@
 #include "defer.h"
 #include "doubt.h"
 #include "fault.h"
+#include "fixed.h"
 #include "keeper-link.h"
 #include "lifetime.h"
 #include "lock.h"
@@ -210,6 +211,7 @@ serve_again(Worker *worker, bool suspects)
 static gpointer
 serve_suspects(gpointer data)
 {
+    sfs_fixed_stack();
     serve_again(data, true);
     return NULL;
 }
@@ -219,6 +221,7 @@ serve(gpointer data)
 {
     SfsReader *reader = sfs_reader_new();
 
+    sfs_fixed_stack();
     serve_again(data, false);
     while (serve_one(data, reader))
         ;

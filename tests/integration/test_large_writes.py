@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import signal
+import stat
 
 import pytest
 
@@ -29,10 +30,12 @@ def worker_pid(mnt):
 
 
 def pipes(pid):
+    """Those that something can be put into."""
     found = 0
     for fd in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
-            found += os.readlink(f"/proc/{pid}/fd/{fd}").startswith("pipe:")
+            found += (os.readlink(f"/proc/{pid}/fd/{fd}").startswith("pipe:") and
+                      os.lstat(f"/proc/{pid}/fd/{fd}").st_mode & stat.S_IWUSR != 0)
     return found
 
 
