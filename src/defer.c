@@ -2,6 +2,7 @@
 #include "defer.h"
 
 #include "fixed.h"
+#include "reader.h"
 #include "request.h"
 #include "util.h"
 
@@ -89,6 +90,8 @@ push(SfsMount *mount, const struct fuse_buf *buf, SfsWaitFor what)
 {
     Deferred *deferred = g_new0(Deferred, 1);
 
+    /* All of it, wherever it is. */
+    sfs_reader_load();
     deferred->mount = mount;
     deferred->buf = *buf;
     deferred->buf.mem = g_memdup2(buf->mem, buf->size);

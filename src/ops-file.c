@@ -7,6 +7,7 @@
 #include "info.h"
 #include "lock.h"
 #include "namespace.h"
+#include "reader.h"
 #include "section.h"
 #include "util.h"
 
@@ -237,6 +238,7 @@ sfs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t
              struct fuse_file_info *fi)
 {
     SfsHandle *handle = sfs_op_need_handle(req, fi);
+    int pipe = sfs_reader_pipe();
     unsigned how;
     ssize_t n;
 
@@ -251,7 +253,12 @@ sfs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t
               (fi->flags & O_DSYNC ? SFS_WRITE_DATA_SYNC : 0) |
               ((fi->flags & O_SYNC) == O_SYNC ? SFS_WRITE_SYNC : 0);
     }
-    n = sfs_section_write(sfs_op_mount(req), handle, buf, size, offset, how);
+    if (pipe < 0 || !sfs_section_can_splice(handle, size, offset, how)) {
+        sfs_reader_load();
+        pipe = -1;
+    }
+    n = sfs_section_write(sfs_op_mount(req), handle, pipe < 0 ? buf : NULL, pipe, size, offset,
+                          how);
     if (n < 0)
         fuse_reply_err(req, (int)-n);
     else

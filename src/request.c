@@ -2,7 +2,6 @@
 #include "request.h"
 
 #include "fault.h"
-#include "fixed.h"
 #include "log.h"
 
 #include <linux/fuse.h>
@@ -27,32 +26,6 @@ typedef struct {
 } Current;
 
 static _Thread_local Current current;
-
-/* The kernel refuses to be read with less than the largest request takes. */
-#define BUFFER_SIZE ((size_t)SFS_REQUEST_MAX_WRITE + ((size_t)64 << 10))
-
-void *
-sfs_request_buffer_new(void)
-{
-    return sfs_fixed_new(BUFFER_SIZE);
-}
-
-void
-sfs_request_buffer_free(void *buffer)
-{
-    sfs_fixed_free(buffer);
-}
-
-ssize_t
-sfs_request_read(int device, void *buffer)
-{
-    ssize_t n = read(device, buffer, BUFFER_SIZE);
-
-    /* ENOENT: it was interrupted before it was read. */
-    if (n < 0)
-        return errno == EINTR || errno == EAGAIN || errno == ENOENT ? 0 : -errno;
-    return n >= (ssize_t)sizeof(struct fuse_in_header) ? n : -EIO;
-}
 
 static SfsDoneRec *
 record(SfsRequests *requests, uint32_t slot)

@@ -29,17 +29,6 @@
 
 typedef struct SfsRequests SfsRequests;
 
-/* --- getting them ---------------------------------------------------------------------------- */
-
-/* Room for one request: fixed memory, since the kernel copies into it. */
-#define SFS_REQUEST_MAX_WRITE ((uint32_t)1 << 20)
-void *sfs_request_buffer_new(void);
-void sfs_request_buffer_free(void *buffer);
-
-/* Waits for a request and reads it: bytes, 0 for another try, or a negative errno (-ENODEV: the
- * connection has ended). */
-ssize_t sfs_request_read(int device, void *buffer);
-
 /* --- what they have done --------------------------------------------------------------------- */
 
 /* Takes up what the registry remembers. */

@@ -24,6 +24,7 @@
 #include "node.h"
 #include "ops.h"
 #include "passthrough.h"
+#include "reader.h"
 #include "request.h"
 #include "resume.h"
 #include "section.h"
@@ -61,7 +62,7 @@ typedef struct {
 typedef struct {
     Worker *worker;
     GThread *thread;
-    void *buffer; /* for a request; there before the worker says that it serves */
+    SfsReader *reader; /* there before the worker says that it serves */
 } Server;
 
 /* --- INIT ------------------------------------------------------------------------------------ */
@@ -138,7 +139,7 @@ op_init(void *userdata, struct fuse_conn_info *conn)
     for (size_t i = 0; i < G_N_ELEMENTS(unwanted); i++)
         fuse_unset_feature_flag(conn, unwanted[i]);
     mount->direct_mmap = conn->want_ext & FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
-    conn->max_write = SFS_REQUEST_MAX_WRITE;
+    conn->max_write = SFS_READER_MAX_WRITE;
     conn->max_background = MAX_BACKGROUND;
     conn->time_gran = 1;
     decide_passthrough(worker, conn);
@@ -183,10 +184,10 @@ save_init(Worker *worker, const struct fuse_buf *buf)
 
 /* One request, if there is one. False: the connection has ended. */
 static bool
-serve_one(Worker *worker, void *buffer)
+serve_one(Worker *worker, SfsReader *reader)
 {
-    ssize_t n = sfs_request_read(SFS_FD_DEVICE, buffer);
-    struct fuse_buf buf = {.mem = buffer, .size = (size_t)n};
+    struct fuse_buf buf = {0};
+    ssize_t n = sfs_reader_next(reader, SFS_FD_DEVICE, &buf.mem);
 
     if (n == 0)
         return true;
@@ -195,6 +196,7 @@ serve_one(Worker *worker, void *buffer)
         g_critical("requests cannot be read any more: %s", g_strerror((int)-n));
     if (n < 0)
         return false;
+    buf.size = (size_t)n;
     count_request(worker, &buf);
     if (!atomic_load(&worker->mount.header->ready))
         save_init(worker, &buf);
@@ -223,7 +225,7 @@ serve(gpointer data)
     g_mutex_lock(&server->worker->gate);
     g_mutex_unlock(&server->worker->gate);
     serve_again(server->worker, false);
-    while (serve_one(server->worker, server->buffer))
+    while (serve_one(server->worker, server->reader))
         ;
     return NULL;
 }
@@ -259,7 +261,7 @@ repeat_init(Worker *worker)
 static void
 serve_init(Worker *worker)
 {
-    void *buffer = sfs_request_buffer_new();
+    SfsReader *reader = sfs_reader_new();
 
     connect_session(worker, SFS_FD_DEVICE);
     if (worker->resume != NULL && sfs_resume_has_init(worker->resume))
@@ -267,9 +269,9 @@ serve_init(Worker *worker)
     else if (worker->resume != NULL)
         repeat_init(worker);
     while (worker->resume == NULL && worker->mount.header->protocol_major == 0 &&
-           serve_one(worker, buffer))
+           serve_one(worker, reader))
         ;
-    sfs_request_buffer_free(buffer);
+    sfs_reader_free(reader);
 }
 
 /* What the mount is to begin with is made while it serves already, but before it says so. A worker
@@ -319,10 +321,10 @@ make_servers(Worker *worker, Server *servers, guint most)
     guint n = 0;
 
     for (; n < most; n++) {
-        servers[n] = (Server){.worker = worker, .buffer = sfs_request_buffer_new()};
+        servers[n] = (Server){.worker = worker, .reader = sfs_reader_new()};
         servers[n].thread = g_thread_try_new("serve", serve, &servers[n], &error);
         if (servers[n].thread == NULL) {
-            sfs_request_buffer_free(servers[n].buffer);
+            sfs_reader_free(servers[n].reader);
             break;
         }
     }
@@ -361,7 +363,7 @@ serve_all(Worker *worker)
     serve_again(worker, true);
     for (guint i = 0; i < n; i++) {
         g_thread_join(servers[i].thread);
-        sfs_request_buffer_free(servers[i].buffer);
+        sfs_reader_free(servers[i].reader);
     }
 }
 
