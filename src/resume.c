@@ -681,6 +681,7 @@ sfs_resume_adopt(SfsResume *resume, SfsMount *mount)
     SFS_FAULT_POINT();
     sfs_locks_adopt(mount);
     sfs_store_adopted(mount->store);
+    SFS_FAULT_POINT();
     sfs_views_finish_commits(mount);
     sweep_descriptors(mount);
     SFS_FAULT_POINT();

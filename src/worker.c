@@ -56,6 +56,7 @@ typedef struct {
     SfsResume *resume; /* NULL: nobody was here before */
     gint watched;      /* the keeper's watcher has begun */
     GMutex gate;       /* held until all threads that serve are there */
+    GArray *committed; /* see sfs_section_resume_commits() */
 } Worker;
 
 /* One of the threads that serve. */
@@ -338,14 +339,30 @@ make_servers(Worker *worker, Server *servers, guint most)
     return n;
 }
 
+static gpointer
+end_commits(gpointer data)
+{
+    Worker *worker = data;
+
+    g_mutex_lock(&worker->gate);
+    g_mutex_unlock(&worker->gate);
+    sfs_section_end_commits(&worker->mount, worker->committed);
+    return NULL;
+}
+
 static void
 serve_all(Worker *worker)
 {
     SfsRegistryHeader *header = worker->mount.header;
     guint n = CLAMP(2 * g_get_num_processors(), 4, 16);
     g_autofree Server *servers = g_new(Server, n);
+    GThread *commits = NULL;
 
     g_mutex_lock(&worker->gate);
+    if (worker->resume != NULL) {
+        worker->committed = sfs_section_resume_commits(&worker->mount);
+        commits = g_thread_new("commits", end_commits, worker);
+    }
     n = make_servers(worker, servers, n);
     tell_of_resume(worker);
     if (!atomic_load(&header->ready)) {
@@ -365,6 +382,8 @@ serve_all(Worker *worker)
         g_thread_join(servers[i].thread);
         sfs_reader_free(servers[i].reader);
     }
+    if (commits != NULL)
+        g_thread_join(commits);
 }
 
 /* --- the process ----------------------------------------------------------------------------- */

@@ -212,8 +212,8 @@ def faulty(new_mount, monkeypatch, place):
         pytest.skip("no build with faults: make check has one, see SECTIONFS_FAULTS")
     clean_environment = util.clean_environment
 
-    def make(mode, **variables):
-        mnt = new_mount(mode, start=False)
+    def make(mode, options="", **variables):
+        mnt = new_mount(mode, options, start=False)
         mnt.failures = failures.Failures(mnt.path + ".failures")
         monkeypatch.setattr(util, "clean_environment",
                             lambda: {**clean_environment(), **variables,
