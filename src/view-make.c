@@ -270,10 +270,13 @@ sfs_view_make(SfsMount *mount, SfsViewMaker *maker, const SfsTarget *target,
         return made;
     rec->kind = SFS_VIEW_OVERLAY;
     if (may_pass && !wish->writes && may_show_base(mount, target, base, wish)) {
-        rec->backing_id = MAX(register_base(mount, target, base), 0);
-        sfs_passthrough_note(&mount->header->last_backing_id, rec->backing_id);
-        if (rec->backing_id != 0)
+        int id = register_base(mount, target, base);
+
+        if (id > 0) {
+            rec->backing_id = id;
+            sfs_passthrough_note(&mount->header->last_backing_id, id);
             rec->kind = SFS_VIEW_BASE;
+        }
     }
     return sfs_backing_cow_new(mount->store, base, mount->registry, slot);
 }
