@@ -21,6 +21,10 @@
  * The lock is held across system calls on the overlay, which is memory, and never across reads of
  * the base, which may be a disk. So a page is read from the base first, and used under the lock
  * only if nobody made it private meanwhile.
+ *
+ * Reading takes no lock, so nobody waits for who writes: the page map can be looked at without one.
+ * Only where base_limit is changed together with the map (begin_cut(), end_cut()) do readers have
+ * to see both or neither; they find out by `cuts`, and look again under the lock.
  */
 #include "backing.h"
 
@@ -45,12 +49,13 @@ typedef struct {
     uint32_t slot; /* of the record */
     SfsViewRec *rec;
 
-    GMutex lock;           /* protects all below, and the record's sizes and times */
-    SfsStoreFile *overlay; /* NULL until something is private */
+    GMutex lock;                   /* protects all below, and the record's sizes and times */
+    SfsStoreFile *_Atomic overlay; /* NULL until something is private */
     SfsPageMap *map;
-    SfsMapFile kept;     /* the map's copy in the overlay */
-    uint64_t changes;    /* counts them */
-    SfsStoreFile *locks; /* an empty file for advisory locks, NULL until there is one */
+    _Atomic uint32_t cuts; /* how often what shows of the base was changed; odd: it is now */
+    SfsMapFile kept;       /* the map's copy in the overlay */
+    uint64_t changes;      /* counts them */
+    SfsStoreFile *locks;   /* an empty file for advisory locks, NULL until there is one */
 } CowBacking;
 
 static CowBacking *
@@ -90,14 +95,17 @@ modified(CowBacking *self)
 static int
 need_overlay(CowBacking *self)
 {
-    int r = 0;
+    SfsStoreFile *overlay;
+    int r;
 
-    if (self->overlay == NULL) {
-        r = sfs_store_file_new(self->store, SFS_STORE_OVERLAY, &self->overlay);
-        if (r == 0)
-            self->rec->fd_slot = sfs_store_file_slot(self->overlay);
-    }
-    return r;
+    if (self->overlay != NULL)
+        return 0;
+    r = sfs_store_file_new(self->store, SFS_STORE_OVERLAY, &overlay);
+    if (r < 0)
+        return r;
+    self->rec->fd_slot = sfs_store_file_slot(overlay);
+    self->overlay = overlay;
+    return 0;
 }
 
 static void
@@ -116,6 +124,19 @@ grow_to(CowBacking *self, off_t end)
 {
     if ((uint64_t)end > self->rec->size)
         atomic_store(&self->rec->size, (uint64_t)end);
+}
+
+/* What is done in between shows to readers as one change. */
+static void
+begin_cut(CowBacking *self)
+{
+    atomic_fetch_add(&self->cuts, 1);
+}
+
+static void
+end_cut(CowBacking *self)
+{
+    atomic_fetch_add(&self->cuts, 1);
 }
 
 /* --- reading --------------------------------------------------------------------------------- */
@@ -139,14 +160,33 @@ read_base(CowBacking *self, uint64_t limit, char *buf, size_t size, off_t offset
 }
 
 static int
-read_overlay(int fd, char *buf, size_t size, off_t offset)
+read_overlay(CowBacking *self, char *buf, size_t size, off_t offset)
 {
-    ssize_t n = sfs_pread_full(fd, buf, size, offset);
+    ssize_t n = sfs_pread_full(sfs_store_file_fd(self->overlay), buf, size, offset);
 
     if (n < 0)
         return (int)n;
     memset(buf + n, 0, size - (size_t)n);
     return 0;
+}
+
+/* Where the bytes from @page on are, up to the page that is returned: in the overlay, or else in
+ * the base below @limit. */
+static uint64_t
+look(CowBacking *self, uint64_t page, uint64_t end, bool *is_private, uint64_t *limit)
+{
+    uint32_t cuts = atomic_load(&self->cuts);
+    uint64_t run_end;
+
+    run_end = sfs_page_map_peek(self->map, page, end, is_private);
+    *limit = atomic_load(&self->rec->base_limit);
+    if (cuts % 2 == 0 && atomic_load(&self->cuts) == cuts)
+        return run_end;
+    g_mutex_lock(&self->lock);
+    run_end = sfs_page_map_run(self->map, page, end, is_private);
+    *limit = self->rec->base_limit;
+    g_mutex_unlock(&self->lock);
+    return run_end;
 }
 
 static ssize_t
@@ -164,16 +204,12 @@ cow_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
         uint64_t run_end, limit;
         bool is_private;
         size_t n;
-        int fd, r;
+        int r;
 
-        g_mutex_lock(&self->lock);
-        run_end = sfs_page_map_run(self->map, page_of(at), pages_covering(offset + (off_t)size),
-                                   &is_private);
-        limit = self->rec->base_limit;
-        fd = self->overlay != NULL ? sfs_store_file_fd(self->overlay) : -1;
-        g_mutex_unlock(&self->lock);
+        run_end =
+            look(self, page_of(at), pages_covering(offset + (off_t)size), &is_private, &limit);
         n = MIN(size - done, (size_t)(start_of(run_end) - at));
-        r = is_private ? read_overlay(fd, (char *)buf + done, n, at)
+        r = is_private ? read_overlay(self, (char *)buf + done, n, at)
                        : read_base(self, limit, (char *)buf + done, n, at);
         if (r < 0)
             return r;
@@ -239,9 +275,10 @@ write_in_page(CowBacking *self, const char *buf, size_t size, off_t offset, bool
     return r;
 }
 
-/* Writes whole pages; how many bytes of them (whole pages again), or a negative errno. */
+/* Writes whole pages from @buf, or from the @pipe where there is one; how many bytes of them (whole
+ * pages again), or a negative errno. */
 static ssize_t
-write_pages(CowBacking *self, const char *buf, size_t size, off_t offset, bool force)
+write_pages(CowBacking *self, const char *buf, int pipe, size_t size, off_t offset, bool force)
 {
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
     ssize_t n;
@@ -249,7 +286,8 @@ write_pages(CowBacking *self, const char *buf, size_t size, off_t offset, bool f
 
     if (r < 0)
         return r;
-    n = sfs_store_file_write(self->overlay, buf, size, offset, force);
+    n = pipe < 0 ? sfs_store_file_write(self->overlay, buf, size, offset, force)
+                 : sfs_store_file_splice(self->overlay, pipe, size, offset, force);
     if (n < 0)
         return n;
     n -= n % SFS_PAGE_SIZE;
@@ -278,7 +316,7 @@ cow_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsig
         ssize_t n;
 
         if (in_page == 0 && rest >= SFS_PAGE_SIZE) {
-            n = write_pages(self, from, rest - rest % SFS_PAGE_SIZE, at, force);
+            n = write_pages(self, from, -1, rest - rest % SFS_PAGE_SIZE, at, force);
         } else {
             size_t part = MIN(rest, SFS_PAGE_SIZE - in_page);
             int r = write_in_page(self, from, part, at, force);
@@ -290,6 +328,14 @@ cow_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsig
         done += (size_t)n;
     }
     return (ssize_t)done;
+}
+
+static ssize_t
+cow_splice(SfsBacking *backing, int pipe, size_t size, off_t offset, unsigned how)
+{
+    if (offset >= MAP_OFFSET || (off_t)size > MAP_OFFSET - offset)
+        return -EFBIG;
+    return write_pages(cow(backing), NULL, pipe, size, offset, how & SFS_WRITE_BACK);
 }
 
 /* --- sizes and holes ------------------------------------------------------------------------- */
@@ -324,6 +370,7 @@ cow_truncate(SfsBacking *backing, off_t size)
         r = clear_rest_of_page(self, size);
         if (r < 0)
             return r;
+        begin_cut(self);
         if (self->rec->base_limit > (uint64_t)size)
             atomic_store(&self->rec->base_limit, (uint64_t)size);
         atomic_store(&self->rec->size, (uint64_t)size);
@@ -333,6 +380,7 @@ cow_truncate(SfsBacking *backing, off_t size)
                                     start_of(first), start_of(end - first));
             sfs_map_file_cut(&self->kept, self->overlay, self->map, first, end);
         }
+        end_cut(self);
     } else {
         atomic_store(&self->rec->size, (uint64_t)size);
     }
@@ -495,6 +543,7 @@ cow_seek(SfsBacking *backing, off_t offset, int whence)
         bool is_private, data;
         off_t end;
 
+        /* Under the lock: without, it is not known how far nothing is private. */
         g_mutex_lock(&self->lock);
         run_end = sfs_page_map_run(self->map, page_of(at), pages_covering(size), &is_private);
         limit = self->rec->base_limit;
@@ -659,9 +708,11 @@ cow_reset(SfsBacking *backing, off_t size)
 
     g_mutex_lock(&self->lock);
     old = (off_t)self->rec->size;
+    begin_cut(self);
     forget_all(self);
     atomic_store(&self->rec->base_limit, (uint64_t)size);
     atomic_store(&self->rec->size, (uint64_t)size);
+    end_cut(self);
     modified(self);
     g_mutex_unlock(&self->lock);
     sweep(self, old);
@@ -749,8 +800,10 @@ cow_commit(SfsBacking *backing)
     g_mutex_lock(&self->lock);
     size = (off_t)self->rec->size;
     if (changes == self->changes) {
+        begin_cut(self);
         atomic_store(&self->rec->base_limit, self->rec->size);
         forget_all(self);
+        end_cut(self);
     }
     g_mutex_unlock(&self->lock);
     sweep(self, size);
@@ -763,6 +816,7 @@ static const SfsBackingOps cow_ops = {
     .read = cow_read,
     .accessed = cow_accessed,
     .write = cow_write,
+    .splice = cow_splice,
     .truncate = cow_truncate,
     .allocate = cow_allocate,
     .seek = cow_seek,

@@ -27,6 +27,12 @@ file_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsi
     return n >= 0 ? n : -errno;
 }
 
+static ssize_t
+file_splice(SfsBacking *backing, int pipe, size_t size, off_t offset, unsigned how)
+{
+    return sfs_splice_full(pipe, sfs_fd_backing_fd(backing), size, offset);
+}
+
 static int
 file_truncate(SfsBacking *backing, off_t size)
 {
@@ -60,6 +66,7 @@ static const SfsBackingOps file_ops = {
     .read = sfs_fd_backing_read,
     .read_quietly = sfs_fd_backing_read_quietly,
     .write = file_write,
+    .splice = file_splice,
     .truncate = file_truncate,
     .allocate = file_allocate,
     .seek = sfs_fd_backing_seek,

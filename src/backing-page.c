@@ -19,6 +19,12 @@ page_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsi
     return sfs_store_file_write(page(backing)->file, buf, size, offset, how & SFS_WRITE_BACK);
 }
 
+static ssize_t
+page_splice(SfsBacking *backing, int pipe, size_t size, off_t offset, unsigned how)
+{
+    return sfs_store_file_splice(page(backing)->file, pipe, size, offset, how & SFS_WRITE_BACK);
+}
+
 static int
 page_truncate(SfsBacking *backing, off_t size)
 {
@@ -44,6 +50,7 @@ static const SfsBackingOps page_ops = {
     .read = sfs_fd_backing_read,
     .read_quietly = sfs_fd_backing_read_quietly,
     .write = page_write,
+    .splice = page_splice,
     .truncate = page_truncate,
     .allocate = page_allocate,
     .seek = sfs_fd_backing_seek,

@@ -54,6 +54,11 @@ typedef struct {
     /* As pwrite(2): bytes written, > 0 unless @size is 0. @how: flags below. Required. */
     ssize_t (*write)(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsigned how);
 
+    /* The same of bytes at the front of a pipe, whole pages of the backing, with no flag but
+     * SFS_WRITE_BACK. How many it has taken from the pipe is undefined unless it took all. NULL:
+     * it cannot. */
+    ssize_t (*splice)(SfsBacking *backing, int pipe, size_t size, off_t offset, unsigned how);
+
     /* As ftruncate(2). Required. */
     int (*truncate)(SfsBacking *backing, off_t size);
 

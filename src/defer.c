@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "defer.h"
 
+#include "fixed.h"
+#include "reader.h"
 #include "request.h"
 
 #include <linux/fuse.h>
@@ -50,6 +52,7 @@ run(gpointer data, gpointer unused)
     Deferred *deferred = data;
 
     may_wait = true;
+    sfs_fixed_stack();
     while (is_held(deferred->mount, &deferred->buf))
         g_usleep(HELD_PAUSE_US);
     process(deferred->mount, &deferred->buf);
@@ -86,6 +89,8 @@ push(SfsMount *mount, const struct fuse_buf *buf, SfsWaitFor what)
 {
     Deferred *deferred = g_new0(Deferred, 1);
 
+    /* All of it, wherever it is. */
+    sfs_reader_load();
     deferred->mount = mount;
     deferred->buf = *buf;
     deferred->buf.mem = g_memdup2(buf->mem, buf->size);

@@ -63,10 +63,11 @@ typedef struct {
     SfsRegistryHeader *header;
     struct fuse_session *session; /* only for mounting */
     int signals;
-    int null;  /* /dev/null */
-    int abort; /* writing to it ends the connection, -1 where that cannot be had */
-    int link;  /* our end of the worker's socket */
-    int life;  /* our end of another, which hangs up when the worker begins to die */
+    int null;        /* /dev/null */
+    int abort;       /* writing to it ends the connection, -1 where that cannot be had */
+    int link;        /* our end of the worker's socket */
+    bool link_ended; /* at the other end of it there is nobody any more */
+    int life;        /* our end of another, which hangs up when the worker begins to die */
     pid_t worker;
     pid_t detacher;    /* the child that takes the mount off, or 0 */
     int worker_status; /* of waitpid(2), once worker is 0 */
@@ -226,6 +227,7 @@ start_worker(Keeper *keeper, GError **error)
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
         FAIL("cannot make a socket for the worker: %s", g_strerror(errno));
     keeper->link = ends[0];
+    keeper->link_ended = false;
     place(ends[1], SFS_FD_LINK);
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
         FAIL("cannot make a socket for the worker: %s", g_strerror(errno));
@@ -300,6 +302,7 @@ receive(Keeper *keeper)
 
     while (sfs_link_receive(keeper->link, &message, &fd, &eof) == 1)
         obey(keeper, message, fd);
+    keeper->link_ended = eof;
 }
 
 /* --- the end --------------------------------------------------------------------------------- */
@@ -515,7 +518,9 @@ serve(Keeper *keeper)
     while (keeper->worker != 0) {
         struct pollfd fds[] = {
             {.fd = keeper->signals, .events = POLLIN},
-            {.fd = keeper->link, .events = POLLIN},
+            /* After its end there is nothing to wait for but the signal that the worker is gone,
+             * which may take a while. */
+            {.fd = keeper->link_ended ? -1 : keeper->link, .events = POLLIN},
             {.fd = keeper->life, .events = POLLIN},
         };
 

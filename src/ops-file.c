@@ -3,9 +3,11 @@
 #include "ops-internal.h"
 
 #include "defer.h"
+#include "fixed.h"
 #include "info.h"
 #include "lock.h"
 #include "namespace.h"
+#include "reader.h"
 #include "section.h"
 #include "util.h"
 
@@ -175,22 +177,6 @@ sfs_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 /* --- bytes ----------------------------------------------------------------------------------- */
 
-/* A buffer of this thread's, at least @size bytes, which lives until the thread's next call. */
-static void *
-thread_buffer(size_t size)
-{
-    static GPrivate key = G_PRIVATE_INIT((GDestroyNotify)g_byte_array_unref);
-    GByteArray *buffer = g_private_get(&key);
-
-    if (buffer == NULL) {
-        buffer = g_byte_array_new();
-        g_private_set(&key, buffer);
-    }
-    if (buffer->len < size)
-        g_byte_array_set_size(buffer, (guint)size);
-    return buffer->data;
-}
-
 void
 sfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
 {
@@ -209,11 +195,13 @@ sfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fu
         const char *bytes = g_bytes_get_data(text, &length);
 
         from = MIN((size_t)offset, length);
-        fuse_reply_buf(req, bytes + from, MIN(size, length - from));
+        sfs_op_reply_bytes(req, bytes + from, MIN(size, length - from));
         return;
     }
-    /* By a descriptor where that does all: no byte is copied here. */
-    fd = quietly || handle->backing == NULL ? -1 : sfs_backing_data_fd(handle->backing);
+    /* By a descriptor where that does all: no byte is copied here. (libfuse copies small ones.) */
+    fd = quietly || handle->backing == NULL || size < (size_t)2 * SFS_PAGE_SIZE
+             ? -1
+             : sfs_backing_data_fd(handle->backing);
     if (fd >= 0) {
         struct fuse_bufvec data = FUSE_BUFVEC_INIT(size);
 
@@ -223,7 +211,7 @@ sfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fu
         fuse_reply_data(req, &data, 0);
         return;
     }
-    buf = thread_buffer(size);
+    buf = sfs_fixed_buffer(size);
     n = sfs_section_read(sfs_op_mount(req), handle, buf, size, offset, quietly);
     if (n < 0)
         fuse_reply_err(req, (int)-n);
@@ -246,6 +234,7 @@ sfs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t
              struct fuse_file_info *fi)
 {
     SfsHandle *handle = sfs_op_need_handle(req, fi);
+    int pipe = sfs_reader_pipe();
     unsigned how;
     ssize_t n;
 
@@ -260,7 +249,12 @@ sfs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t
               (fi->flags & O_DSYNC ? SFS_WRITE_DATA_SYNC : 0) |
               ((fi->flags & O_SYNC) == O_SYNC ? SFS_WRITE_SYNC : 0);
     }
-    n = sfs_section_write(sfs_op_mount(req), handle, buf, size, offset, how);
+    if (pipe < 0 || !sfs_section_can_splice(handle, size, offset, how)) {
+        sfs_reader_load();
+        pipe = -1;
+    }
+    n = sfs_section_write(sfs_op_mount(req), handle, pipe < 0 ? buf : NULL, pipe, size, offset,
+                          how);
     if (n < 0)
         fuse_reply_err(req, (int)-n);
     else

@@ -15,6 +15,9 @@ SfsCaller sfs_op_caller(fuse_req_t req);
 /* Replies with 0 or the error that @r is. */
 void sfs_op_reply(fuse_req_t req, int r);
 
+/* Replies with a copy of these bytes. */
+void sfs_op_reply_bytes(fuse_req_t req, const void *bytes, size_t size);
+
 /* What the nodeid means; false: replied. */
 bool sfs_op_resolve(fuse_req_t req, fuse_ino_t ino, SfsTarget *target);
 

@@ -12,6 +12,7 @@
 
 #include "control.h"
 #include "defer.h"
+#include "fixed.h"
 #include "info.h"
 #include "lifetime.h"
 #include "log.h"
@@ -48,6 +49,12 @@ void
 sfs_op_reply(fuse_req_t req, int r)
 {
     fuse_reply_err(req, r < 0 ? -r : 0);
+}
+
+void
+sfs_op_reply_bytes(fuse_req_t req, const void *bytes, size_t size)
+{
+    fuse_reply_buf(req, memcpy(sfs_fixed_buffer(size), bytes, size), size);
 }
 
 /* False: replied already. */
@@ -249,7 +256,7 @@ op_readlink(fuse_req_t req, fuse_ino_t ino)
     }
     text = sfs_registry_load_text(sfs_op_mount(req)->registry, target.rec->text, NULL);
     accessed(req, &target);
-    fuse_reply_readlink(req, text);
+    sfs_op_reply_bytes(req, text, strlen(text));
 }
 
 static void
@@ -384,7 +391,7 @@ static void
 list_dir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, bool plus)
 {
     g_auto(SfsTarget) dir = {0};
-    g_autofree char *buffer = g_malloc(size);
+    char *buffer = sfs_fixed_buffer(size);
     Listing list = {.req = req, .plus = plus, .buffer = buffer, .size = size};
     int r;
 
@@ -574,7 +581,7 @@ reply_sized(fuse_req_t req, GString *value, size_t size)
     else if (value->len > size)
         fuse_reply_err(req, ERANGE);
     else
-        fuse_reply_buf(req, value->str, value->len);
+        sfs_op_reply_bytes(req, value->str, value->len);
 }
 
 static void

@@ -71,6 +71,12 @@ check_chain(SfsRegistry *registry, uint32_t first, void *data)
 }
 
 static void
+check_text(Check *check, SfsTable table, uint32_t slot)
+{
+    sfs_registry_each_text(check->registry, table, slot, check_chain, check);
+}
+
+static void
 check_fd(Check *check, const char *what, uint32_t slot, uint32_t fd_slot)
 {
     if (fd_slot == SFS_NO_SLOT)
@@ -86,6 +92,7 @@ check_dirent(Check *check, uint32_t slot)
 {
     const SfsDirentRec *rec = sfs_registry_get(check->registry, SFS_TABLE_DIRENTS, slot);
 
+    check_text(check, SFS_TABLE_DIRENTS, slot);
     if (atomic_load(&rec->gone) != 0)
         return;
     if (!is_live(check, SFS_TABLE_NODES, rec->parent) || !S_ISDIR(node(check, rec->parent)->mode))
@@ -107,6 +114,7 @@ check_handle(Check *check, uint32_t slot)
 {
     const SfsHandleRec *rec = sfs_registry_get(check->registry, SFS_TABLE_HANDLES, slot);
 
+    check_text(check, SFS_TABLE_HANDLES, slot);
     if (!is_live(check, SFS_TABLE_NODES, rec->node))
         complain(check, "handle", slot, "is of no section");
     else
@@ -152,6 +160,7 @@ check_node(Check *check, uint32_t slot)
     const SfsNodeRec *rec = node(check, slot);
     uint32_t counted = check->nlink[slot] + (slot == SFS_ROOT_SLOT ? 2 : 0);
 
+    check_text(check, SFS_TABLE_NODES, slot);
     if (rec->nlink != counted)
         complain(check, "node", slot, "has %u names and counts %u", counted, rec->nlink);
     if (slot != SFS_ROOT_SLOT && counted == 0 && rec->nlookup == 0 && !check->held[slot])
@@ -165,10 +174,8 @@ each_live(Check *check, SfsTable table, void (*each)(Check *check, uint32_t slot
 {
     for (uint32_t slot = table == SFS_TABLE_NODES ? 0 : 1;
          slot < sfs_registry_bound(check->registry, table); slot++) {
-        if (!is_live(check, table, slot))
-            continue;
-        each(check, slot);
-        sfs_registry_each_text(check->registry, table, slot, check_chain, check);
+        if (is_live(check, table, slot))
+            each(check, slot);
     }
 }
 
@@ -203,19 +210,13 @@ sfs_registry_check(SfsRegistry *registry, GPtrArray *problems)
     g_autofree uint8_t *handled = g_malloc0(sfs_registry_bound(registry, SFS_TABLE_VIEWS) + 1);
     Check check = {registry, problems, nlink, held, chunks, fds, handled};
 
-    for (uint32_t slot = 0; slot < sfs_registry_bound(registry, SFS_TABLE_NODES); slot++) {
-        if (is_live(&check, SFS_TABLE_NODES, slot))
-            note_base(&check, slot);
-    }
+    each_live(&check, SFS_TABLE_NODES, note_base);
     each_live(&check, SFS_TABLE_DIRENTS, check_dirent);
     each_live(&check, SFS_TABLE_HANDLES, check_handle);
     each_live(&check, SFS_TABLE_VIEWS, check_view);
     each_live(&check, SFS_TABLE_LOCKS, check_lock);
     each_live(&check, SFS_TABLE_NODES, check_node);
-    for (uint32_t slot = 1; slot < sfs_registry_bound(registry, SFS_TABLE_CHUNKS); slot++) {
-        if (is_live(&check, SFS_TABLE_CHUNKS, slot))
-            check_chunk(&check, slot);
-    }
+    each_live(&check, SFS_TABLE_CHUNKS, check_chunk);
     for (uint32_t slot = 1; slot < sfs_registry_bound(registry, SFS_TABLE_FDS); slot++) {
         if (!fds[slot] && sfs_link_inherited(registry, slot) >= 0)
             complain(&check, "descriptor", slot, "is nothing's");

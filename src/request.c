@@ -6,7 +6,6 @@
 
 #include <linux/fuse.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 
 struct SfsRequests {
@@ -27,40 +26,6 @@ typedef struct {
 } Current;
 
 static _Thread_local Current current;
-
-/* The kernel refuses to be read with less than the largest request takes. */
-#define BUFFER_SIZE ((size_t)SFS_REQUEST_MAX_WRITE + ((size_t)64 << 10))
-
-void *
-sfs_request_buffer_new(void)
-{
-    void *buffer = mmap(NULL, BUFFER_SIZE, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-
-    if (buffer == MAP_FAILED)
-        g_error("no memory for a request");
-    /* An ordinary user may not have as much; then it may be swapped out, but hardly is. */
-    if (mlock(buffer, BUFFER_SIZE) != 0)
-        g_debug("a request's memory is not locked: %s", g_strerror(errno));
-    return buffer;
-}
-
-void
-sfs_request_buffer_free(void *buffer)
-{
-    munmap(buffer, BUFFER_SIZE);
-}
-
-ssize_t
-sfs_request_read(int device, void *buffer)
-{
-    ssize_t n = read(device, buffer, BUFFER_SIZE);
-
-    /* ENOENT: it was interrupted before it was read. */
-    if (n < 0)
-        return errno == EINTR || errno == EAGAIN || errno == ENOENT ? 0 : -errno;
-    return n >= (ssize_t)sizeof(struct fuse_in_header) ? n : -EIO;
-}
 
 static SfsDoneRec *
 record(SfsRequests *requests, uint32_t slot)

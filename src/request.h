@@ -29,21 +29,6 @@
 
 typedef struct SfsRequests SfsRequests;
 
-/* --- getting them ---------------------------------------------------------------------------- */
-
-/*
- * Room for one request. All of its memory is there from the start, and stays: the kernel copies a
- * request into it, and when that has to wait for a page, and the worker is killed just then, the
- * kernel calls the copy failed and answers the client with EIO.
- */
-#define SFS_REQUEST_MAX_WRITE ((uint32_t)1 << 20)
-void *sfs_request_buffer_new(void);
-void sfs_request_buffer_free(void *buffer);
-
-/* Waits for a request and reads it: bytes, 0 for another try, or a negative errno (-ENODEV: the
- * connection has ended). */
-ssize_t sfs_request_read(int device, void *buffer);
-
 /* --- what they have done --------------------------------------------------------------------- */
 
 /* Takes up what the registry remembers. */

@@ -14,6 +14,7 @@
 #include "log.h"
 #include "node.h"
 #include "passthrough.h"
+#include "reader.h"
 #include "registry-check.h"
 #include "request.h"
 #include "section.h"
@@ -84,21 +85,24 @@ goes_first(uint32_t opcode)
 static int
 read_all(SfsResume *resume, int device)
 {
-    void *buffer = sfs_request_buffer_new();
+    SfsReader *reader = sfs_reader_new();
+    void *request = NULL;
     bool more = true;
     ssize_t n = 0;
 
     while (more) {
         struct pollfd fd = {.fd = device, .events = POLLIN};
-        const struct fuse_in_header *in = buffer;
+        const struct fuse_in_header *in;
 
         if (poll(&fd, 1, 0) <= 0)
             break;
-        n = sfs_request_read(device, buffer);
+        n = sfs_reader_next(reader, device, &request);
         if (n < 0)
             break;
         if (n == 0)
             continue;
+        sfs_reader_load();
+        in = request;
         more = in->unique & SFS_REQUEST_AGAIN || goes_first(in->opcode);
         if (in->unique & SFS_REQUEST_AGAIN) {
             uint64_t number = number_of(in);
@@ -107,9 +111,9 @@ read_all(SfsResume *resume, int device)
         }
         if (in->opcode == FUSE_INIT)
             resume->has_init = true;
-        g_queue_push_tail(resume->queue[0], g_bytes_new(buffer, (gsize)n));
+        g_queue_push_tail(resume->queue[0], g_bytes_new(request, (gsize)n));
     }
-    sfs_request_buffer_free(buffer);
+    sfs_reader_free(reader);
     g_queue_sort(resume->queue[0], older_first, NULL);
     return n < 0 ? (int)n : 0;
 }

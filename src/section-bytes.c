@@ -73,47 +73,55 @@ sfs_section_lock_with_backing(SfsMount *mount, const SfsTarget *target, SfsBacki
     return r;
 }
 
+/* One of the sections that a target shows: itself, what it is based on, and so on. */
+typedef struct {
+    uint32_t slot;
+    const SfsNodeRec *rec;
+    SfsBacking *shared; /* the view that its openers share; the caller's */
+} Layer;
+
+static Layer
+first_layer(SfsMount *mount, const SfsTarget *target)
+{
+    /* By its own name a section is not a copy of the view that it is making. */
+    SfsBacking *shared =
+        sfs_target_is_itself(target) ? NULL : shared_view(mount, target->slot, target->rec);
+
+    return (Layer){target->slot, target->rec, shared};
+}
+
+static Layer
+layer_below(SfsMount *mount, const Layer *layer)
+{
+    uint32_t slot = layer->rec->base;
+    const SfsNodeRec *rec = sfs_registry_get(mount->registry, SFS_TABLE_NODES, slot);
+
+    return (Layer){slot, rec, shared_view(mount, slot, rec)};
+}
+
 SfsBacking *
 sfs_section_bytes(SfsMount *mount, const SfsTarget *target)
 {
-    const SfsNodeRec *rec = target->rec;
-    uint32_t slot = target->slot;
-    /* By its own name a section is not a copy of the view that it is making. */
-    bool own = sfs_target_is_itself(target);
+    Layer layer = first_layer(mount, target);
 
-    while (true) {
-        SfsBacking *shared = own ? NULL : shared_view(mount, slot, rec);
-
-        if (shared != NULL || rec->base == SFS_NO_SLOT)
-            return shared != NULL ? shared : sfs_node_backing(mount->nodes, slot);
-        slot = rec->base;
-        rec = sfs_registry_get(mount->registry, SFS_TABLE_NODES, slot);
-        own = false;
-    }
+    while (layer.shared == NULL && layer.rec->base != SFS_NO_SLOT)
+        layer = layer_below(mount, &layer);
+    return layer.shared != NULL ? layer.shared : sfs_node_backing(mount->nodes, layer.slot);
 }
 
 uint64_t
 sfs_section_dirty_inode(SfsMount *mount, const SfsTarget *target)
 {
-    const SfsNodeRec *rec = target->rec;
-    uint32_t slot = target->slot;
-    bool own = sfs_target_is_itself(target);
-
     if (!sfs_target_is_view(target))
         return 0;
-    while (true) {
-        SfsBacking *shared = own ? NULL : shared_view(mount, slot, rec);
-
-        if (shared != NULL) {
-            sfs_backing_unref(shared);
-            return sfs_nodeid(SFS_CLASS_OWN, slot, rec->nodeid_serial);
+    for (Layer layer = first_layer(mount, target);; layer = layer_below(mount, &layer)) {
+        if (layer.shared != NULL) {
+            sfs_backing_unref(layer.shared);
+            return sfs_nodeid(SFS_CLASS_OWN, layer.slot, layer.rec->nodeid_serial);
         }
-        if (rec->opens > 0 && rec->io_mode != SFS_IO_PASSTHROUGH)
-            return sfs_nodeid(SFS_CLASS_NODE, slot, rec->nodeid_serial);
-        if (rec->base == SFS_NO_SLOT)
+        if (layer.rec->opens > 0 && layer.rec->io_mode != SFS_IO_PASSTHROUGH)
+            return sfs_nodeid(SFS_CLASS_NODE, layer.slot, layer.rec->nodeid_serial);
+        if (layer.rec->base == SFS_NO_SLOT)
             return 0;
-        slot = rec->base;
-        rec = sfs_registry_get(mount->registry, SFS_TABLE_NODES, slot);
-        own = false;
     }
 }

@@ -82,9 +82,17 @@ was_appended(SfsBacking *backing, const void *bytes, size_t size)
     return n >= (ssize_t)size && memmem(tail, (size_t)n, bytes, size) != NULL;
 }
 
+bool
+sfs_section_can_splice(const SfsHandle *handle, size_t size, off_t offset, unsigned how)
+{
+    return handle->backing != NULL && handle->backing->ops->splice != NULL &&
+           (how & ~(unsigned)SFS_WRITE_BACK) == 0 && size % SFS_PAGE_SIZE == 0 &&
+           offset % SFS_PAGE_SIZE == 0;
+}
+
 ssize_t
-sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, size_t size, off_t offset,
-                  unsigned how)
+sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, int pipe, size_t size,
+                  off_t offset, unsigned how)
 {
     g_autoptr(GMutexLocker) held = NULL;
     SfsTarget target;
@@ -108,6 +116,8 @@ sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, size_t si
         return r;
     if (appends)
         sfs_request_intend(end_of(handle->backing));
+    if (buf == NULL)
+        return handle->backing->ops->splice(handle->backing, pipe, size, offset, how);
     return handle->backing->ops->write(handle->backing, buf, size, offset, how);
 }
 
@@ -212,7 +222,7 @@ copy_by_hand(SfsMount *mount, SfsHandle *from, off_t from_offset, SfsHandle *to,
 
         if (got <= 0)
             return done > 0 || got == 0 ? (ssize_t)done : got;
-        put = sfs_section_write(mount, to, buffer, (size_t)got, to_offset + (off_t)done, 0);
+        put = sfs_section_write(mount, to, buffer, -1, (size_t)got, to_offset + (off_t)done, 0);
         if (put < 0)
             return done > 0 ? (ssize_t)done : put;
         done += (size_t)put;

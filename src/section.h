@@ -87,9 +87,11 @@ SfsHandle *sfs_section_handle_at(SfsMount *mount, uint32_t slot);
  * reference is taken), NULL for texts. Before there are threads. */
 SfsHandle *sfs_section_adopt(SfsMount *mount, uint32_t slot, SfsBacking *backing);
 
-/* @how: as the hook in backing.h. */
-ssize_t sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, size_t size,
-                          off_t offset, unsigned how);
+/* Writes @buf, or what is in the @pipe where @buf is NULL. @how: as the hook in backing.h. */
+ssize_t sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, int pipe,
+                          size_t size, off_t offset, unsigned how);
+/* Whether it can do so from a pipe. */
+bool sfs_section_can_splice(const SfsHandle *handle, size_t size, off_t offset, unsigned how);
 /* As pread(2). @quietly: leaving no trace in the access time. */
 ssize_t sfs_section_read(SfsMount *mount, SfsHandle *handle, void *buf, size_t size, off_t offset,
                          bool quietly);

@@ -405,17 +405,28 @@ figure(const char *text, const char *key)
 #define RELOAD_LOOKS 500
 #define RELOAD_PAUSE_US 10000
 
+/* The statistics of the mount that a command is given; a status for the shell. */
+static int
+stats_of_operand(GOptionContext *context, const char *command, char **argv, char ***operands,
+                 char **text)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!parse(context, command, NULL, argv, 1, 1, "MOUNTPOINT", operands))
+        return EXIT_USAGE;
+    return sc_stats((*operands)[0], text, &error) ? EXIT_SUCCESS : failed(error);
+}
+
 static int
 run_reload(GOptionContext *context, char **argv)
 {
     g_auto(GStrv) operands = NULL;
     g_autofree char *before = NULL;
     g_autoptr(GError) error = NULL;
+    int status = stats_of_operand(context, "reload", argv, &operands, &before);
 
-    if (!parse(context, "reload", NULL, argv, 1, 1, "MOUNTPOINT", &operands))
-        return EXIT_USAGE;
-    if (!sc_stats(operands[0], &before, &error))
-        return failed(error);
+    if (status != EXIT_SUCCESS)
+        return status;
     if (kill((pid_t)figure(before, "keeper_pid"), SIGHUP) != 0) {
         fprintf(stderr, "sectionctl: %s: cannot reach its keeper: %s\n", operands[0],
                 g_strerror(errno));
@@ -443,14 +454,11 @@ run_stats(GOptionContext *context, char **argv)
 {
     g_auto(GStrv) operands = NULL;
     g_autofree char *text = NULL;
-    g_autoptr(GError) error = NULL;
+    int status = stats_of_operand(context, "stats", argv, &operands, &text);
 
-    if (!parse(context, "stats", NULL, argv, 1, 1, "MOUNTPOINT", &operands))
-        return EXIT_USAGE;
-    if (!sc_stats(operands[0], &text, &error))
-        return failed(error);
-    fputs(text, stdout);
-    return EXIT_SUCCESS;
+    if (status == EXIT_SUCCESS)
+        fputs(text, stdout);
+    return status;
 }
 
 static const Command commands[] = {

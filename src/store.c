@@ -551,23 +551,37 @@ fitting(SfsStoreFile *file, size_t size, off_t offset, uint64_t refused)
     return fits;
 }
 
-ssize_t
-sfs_store_file_write(SfsStoreFile *file, const void *buf, size_t size, off_t offset, bool force)
+/* Writes @buf, or what the @pipe has where there is one, whatever the limit. */
+static ssize_t
+put(SfsStoreFile *file, const void *buf, int pipe, size_t size, off_t offset)
 {
-    g_autoptr(GMutexLocker) locker = NULL;
-    uint64_t charged = covered(offset, size);
     int r;
 
+    if (pipe >= 0)
+        return sfs_splice_full(pipe, file->fd, size, offset);
     if (!file->counted) {
         ssize_t n = pwrite(file->fd, buf, size, offset);
 
         return n < 0 ? -errno : n;
     }
+    r = sfs_pwrite_full(file->fd, buf, size, offset);
+    return r < 0 ? r : (ssize_t)size;
+}
+
+static ssize_t
+write_from(SfsStoreFile *file, const void *buf, int pipe, size_t size, off_t offset, bool force)
+{
+    g_autoptr(GMutexLocker) locker = NULL;
+    uint64_t charged = covered(offset, size);
+    ssize_t n;
+
+    if (!file->counted)
+        return put(file, buf, pipe, size, offset);
     locker = g_mutex_locker_new(&file->lock);
     if (charge_generously(file, charged)) {
-        r = sfs_pwrite_full(file->fd, buf, size, offset);
+        n = put(file, buf, pipe, size, offset);
         settle_generous(file, charged);
-        return r < 0 ? r : (ssize_t)size;
+        return n;
     }
     charged = missing(file, offset, size);
     while (!charge(file, charged, force)) {
@@ -576,9 +590,21 @@ sfs_store_file_write(SfsStoreFile *file, const void *buf, size_t size, off_t off
             return -ENOSPC;
         charged = missing(file, offset, size);
     }
-    r = sfs_pwrite_full(file->fd, buf, size, offset);
+    n = put(file, buf, pipe, size, offset);
     settle(file, charged);
-    return r < 0 ? r : (ssize_t)size;
+    return n;
+}
+
+ssize_t
+sfs_store_file_write(SfsStoreFile *file, const void *buf, size_t size, off_t offset, bool force)
+{
+    return write_from(file, buf, -1, size, offset, force);
+}
+
+ssize_t
+sfs_store_file_splice(SfsStoreFile *file, int pipe, size_t size, off_t offset, bool force)
+{
+    return write_from(file, NULL, pipe, size, offset, force);
 }
 
 int

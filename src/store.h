@@ -66,6 +66,9 @@ uint32_t sfs_store_file_slot(const SfsStoreFile *file);
 ssize_t sfs_store_file_write(SfsStoreFile *file, const void *buf, size_t size, off_t offset,
                              bool force);
 
+/* The same of bytes that a pipe has. */
+ssize_t sfs_store_file_splice(SfsStoreFile *file, int pipe, size_t size, off_t offset, bool force);
+
 /* As ftruncate(2) and fallocate(2); 0 or a negative errno. */
 int sfs_store_file_truncate(SfsStoreFile *file, off_t size);
 int sfs_store_file_allocate(SfsStoreFile *file, int mode, off_t offset, off_t length);

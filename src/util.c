@@ -123,6 +123,23 @@ sfs_pwrite_full(int fd, const void *buf, size_t size, off_t offset)
 }
 
 ssize_t
+sfs_splice_full(int pipe, int fd, size_t size, off_t offset)
+{
+    size_t done = 0;
+
+    while (done < size) {
+        ssize_t n = splice(pipe, NULL, fd, &offset, size - done, SPLICE_F_MOVE);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return done > 0 || n == 0 ? (ssize_t)done : -errno;
+        done += (size_t)n;
+    }
+    return (ssize_t)done;
+}
+
+ssize_t
 sfs_read_text(int dirfd, const char *path, char *buf, size_t size)
 {
     sfs_autofd fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC);

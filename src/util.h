@@ -31,6 +31,10 @@ bool sfs_atime_is_due(struct timespec atime, struct timespec mtime, struct times
 ssize_t sfs_pread_full(int fd, void *buf, size_t size, off_t offset);
 int sfs_pwrite_full(int fd, const void *buf, size_t size, off_t offset);
 
+/* Writes @size bytes from the front of a pipe that has them: bytes, fewer where the file took no
+ * more; a negative errno if none. */
+ssize_t sfs_splice_full(int pipe, int fd, size_t size, off_t offset);
+
 /* Reads a small text file (of /proc, as a rule) relative to @dirfd, NUL-terminates it, cuts it at
  * @size - 1. Bytes read or a negative errno. */
 ssize_t sfs_read_text(int dirfd, const char *path, char *buf, size_t size);

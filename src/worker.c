@@ -14,6 +14,7 @@
 #include "defer.h"
 #include "doubt.h"
 #include "fault.h"
+#include "fixed.h"
 #include "keeper-link.h"
 #include "lifetime.h"
 #include "lock.h"
@@ -23,6 +24,7 @@
 #include "node.h"
 #include "ops.h"
 #include "passthrough.h"
+#include "reader.h"
 #include "request.h"
 #include "resume.h"
 #include "section.h"
@@ -129,7 +131,7 @@ op_init(void *userdata, struct fuse_conn_info *conn)
     for (size_t i = 0; i < G_N_ELEMENTS(unwanted); i++)
         fuse_unset_feature_flag(conn, unwanted[i]);
     mount->direct_mmap = conn->want_ext & FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
-    conn->max_write = SFS_REQUEST_MAX_WRITE;
+    conn->max_write = SFS_READER_MAX_WRITE;
     conn->max_background = MAX_BACKGROUND;
     conn->time_gran = 1;
     decide_passthrough(worker, conn);
@@ -174,10 +176,10 @@ save_init(Worker *worker, const struct fuse_buf *buf)
 
 /* One request, if there is one. False: the connection has ended. */
 static bool
-serve_one(Worker *worker, void *buffer)
+serve_one(Worker *worker, SfsReader *reader)
 {
-    ssize_t n = sfs_request_read(SFS_FD_DEVICE, buffer);
-    struct fuse_buf buf = {.mem = buffer, .size = (size_t)n};
+    struct fuse_buf buf = {0};
+    ssize_t n = sfs_reader_next(reader, SFS_FD_DEVICE, &buf.mem);
 
     if (n == 0)
         return true;
@@ -186,6 +188,7 @@ serve_one(Worker *worker, void *buffer)
         g_critical("requests cannot be read any more: %s", g_strerror((int)-n));
     if (n < 0)
         return false;
+    buf.size = (size_t)n;
     count_request(worker, &buf);
     if (!atomic_load(&worker->mount.header->ready))
         save_init(worker, &buf);
@@ -208,6 +211,7 @@ serve_again(Worker *worker, bool suspects)
 static gpointer
 serve_suspects(gpointer data)
 {
+    sfs_fixed_stack();
     serve_again(data, true);
     return NULL;
 }
@@ -215,12 +219,13 @@ serve_suspects(gpointer data)
 static gpointer
 serve(gpointer data)
 {
-    void *buffer = sfs_request_buffer_new();
+    SfsReader *reader = sfs_reader_new();
 
+    sfs_fixed_stack();
     serve_again(data, false);
-    while (serve_one(data, buffer))
+    while (serve_one(data, reader))
         ;
-    sfs_request_buffer_free(buffer);
+    sfs_reader_free(reader);
     return NULL;
 }
 
@@ -249,7 +254,7 @@ repeat_init(Worker *worker)
 static void
 serve_init(Worker *worker)
 {
-    void *buffer = sfs_request_buffer_new();
+    SfsReader *reader = sfs_reader_new();
 
     connect_session(SFS_FD_DEVICE);
     if (worker->resume != NULL && sfs_resume_has_init(worker->resume))
@@ -257,9 +262,9 @@ serve_init(Worker *worker)
     else if (worker->resume != NULL)
         repeat_init(worker);
     while (worker->resume == NULL && worker->mount.header->protocol_major == 0 &&
-           serve_one(worker, buffer))
+           serve_one(worker, reader))
         ;
-    sfs_request_buffer_free(buffer);
+    sfs_reader_free(reader);
 }
 
 /* What the mount is to begin with is made while it serves already, but before it says so. A worker

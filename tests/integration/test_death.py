@@ -17,6 +17,7 @@ import pytest
 import util
 from util import (KIB, MIB, PAGE, Child, View, eventually, kill, opened, pattern, punch, read,
                   refused, write)
+from test_views import loop  # noqa: F401 (a fixture)
 
 LONG = os.environ.get("SECTIONFS_TEST_LONG") == "1"
 DEATHS = 1000 if LONG else 100
@@ -164,33 +165,59 @@ def test_locks_stay(mnt):
     two.finish()
 
 
-def test_io_goes_on_without_a_worker(new_mount):
-    """What passes the daemon by does not notice that there is none for a second."""
+def use_for(seconds, files):
+    """Reads, writes, loads and stores all of them again and again, and checks that they agree;
+    files: of (descriptor, its view). Rounds, and the longest that any single step took, in s."""
+    longest, n, end = 0, 0, time.monotonic() + seconds
+
+    def timed(step, *arguments):
+        nonlocal longest
+        before = time.perf_counter()
+        result = step(*arguments)
+        longest = max(longest, time.perf_counter() - before)
+        return result
+    while time.monotonic() < end:
+        at, text = n % 16 * PAGE, b"%08d" % n
+        for fd, view in files:
+            timed(os.pwrite, fd, text, at)
+            timed(view.write, at + 8, text)
+            assert timed(os.pread, fd, 16, at) == text * 2
+            assert timed(view.read, at, 16) == text * 2
+        n += 1
+    return n, longest
+
+
+def test_io_goes_on_without_a_worker(loop, new_mount, place):
+    """What passes the daemon by does not notice that there is none for a second: sections, and views
+    that have a copy or a clone."""
+    disk = loop("xfs")
     mnt = new_mount("passthrough")
-    write(mnt / "a", bytes(MIB))
-    write(mnt / "b", bytes(PAGE))
-    with opened(mnt / "a") as fd, opened(mnt.cow("b")) as copy:
-        view, own = View(fd, MIB), View(copy, PAGE)
-        for file in fd, copy:           # before the first write the kernel asks for capabilities
-            os.pwrite(file, b"first", 0)
-        kill(mnt.keeper, signal.SIGSTOP)
-        kill_worker(mnt)
-        longest, end, n = 0, time.monotonic() + 1, 0
-        while time.monotonic() < end:
-            before = time.perf_counter()
-            os.pwrite(fd, b"%08d" % n, n % 250 * PAGE)
-            view.write(n % 250 * PAGE + 8, b"%08d" % n)
-            assert os.pread(fd, 16, n % 250 * PAGE) == b"%08d" % n * 2
-            os.pwrite(copy, b"%08d" % n, 0)
-            own.write(8, b"%08d" % n)
-            assert os.pread(copy, 16, 0) == b"%08d" % n * 2
-            longest = max(longest, time.perf_counter() - before)
-            n += 1
-        kill(mnt.keeper, signal.SIGCONT)
-        assert mnt.stats()["deaths"] == 1
+    write(mnt / "page", bytes(MIB))
+    write(mnt / "small", bytes(16 * PAGE))
+    sizes = {f"{place}/real": MIB, f"{place}/less": 16 * PAGE, f"{disk}/clone": 4 * MIB}
+    for path, size in sizes.items():
+        write(path, bytes(size))
+        with opened(mnt / os.path.basename(path), os.O_CREAT | os.O_EXCL | os.O_RDWR) as fd:
+            os.setxattr(fd, "user.section.file", os.fsencode(path))
+    names = [mnt / "page", mnt / "real", mnt.cow("small"), mnt.cow("less"), mnt.cow("clone")]
+    fds = [os.open(name, os.O_RDWR) for name in names]
+    files = [(fd, View(fd, 16 * PAGE)) for fd in fds]
+    _, with_worker = use_for(1, files)
+    kill(mnt.keeper, signal.SIGSTOP)
+    kill_worker(mnt)
+    n, without = use_for(1, files)
+    kill(mnt.keeper, signal.SIGCONT)
+    figures = mnt.stats()
+    for fd, view in files:
         view.close()
-        own.close()
-    assert n > 1000, f"{n} rounds, the longest took {longest} s"
+        os.close(fd)
+    print(f"the longest step took {with_worker * 1e6:.0f} us with a worker, "
+          f"{without * 1e6:.0f} us without")
+    assert figures["deaths"] == 1
+    assert figures["requests_read"] == figures["requests_write"] == 0
+    assert n > 100 and without < 0.5
+    assert mnt.stop() == []         # before the disk, which it has open
+    mnt.keeper = None
 
 
 def test_mappings_go_on_without_a_worker(new_mount):
@@ -543,13 +570,25 @@ def _end_clients(mnt, place, clients, before):
     return sum(done for done, _, _ in results)
 
 
+@contextlib.contextmanager
+def memory_is_moved_about():
+    """As the kernel does it by itself to make room for large pages. What it copies to and from at
+    that moment must not be among that: see fixed.h."""
+    child = Child()
+    child.begin("while True:\n"
+                "    with open('/proc/sys/vm/compact_memory', 'w') as file: file.write('1')\n"
+                "    time.sleep(0.01)")
+    yield
+    child.kill()
+
+
 def test_killed_again_and_again_under_load(mnt, place, session):
     session.watchdog.arm(600 if not LONG else 3600)
     before = mnt.stats()
     clients = begin_clients(mnt, place)
     chance = random.Random(1)
     killed = set()
-    with explained(mnt):
+    with explained(mnt), memory_is_moved_about() if LONG else contextlib.nullcontext():
         while len(killed) < DEATHS and not one_has_ended(clients):
             time.sleep(chance.uniform(*KILL_MS) / 1000)
             killed.add(kill_worker(mnt))
@@ -703,14 +742,15 @@ def test_a_request_that_ends_workers_gets_eio(faulty, mode):
 @both_modes
 def test_killed_more_often_than_it_can_serve(faulty, mode):
     """For as long as that goes on; it is no failure of the worker's."""
-    mnt = faulty(mode, SECTIONFS_KILL_AT=",".join(str(point) for point in range(3000, 3103)))
+    mnt = faulty(mode, SECTIONFS_KILL_AT=",".join(str(point) for point in range(3000, 3400)))
     with opened(mnt / "a", os.O_CREAT | os.O_RDWR) as fd:
         n = 0
         while mnt.stats()["deaths"] == 0:
             os.ftruncate(fd, n)
             n += 1
         assert os.fstat(fd).st_size == n - 1
-    assert mnt.stats()["deaths"] == 103
+    # Another thread of a worker that is dying may pass the next point.
+    assert 100 < mnt.stats()["deaths"] <= 400
     assert mnt.log_text().count("did not get to serve") > 100
 
 

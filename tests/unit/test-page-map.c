@@ -71,6 +71,11 @@ check_run(Pair *pair, uint32_t first, uint32_t end)
     g_assert_cmpuint(sfs_page_map_run(pair->map, pair->origin + first, pair->origin + end, &in), ==,
                      pair->origin + stop);
     g_assert_cmpint(in, ==, expected);
+    /* No further than the leaf. */
+    stop = MIN(stop, first / SFS_MAP_LEAF_PAGES * SFS_MAP_LEAF_PAGES + SFS_MAP_LEAF_PAGES);
+    g_assert_cmpuint(sfs_page_map_peek(pair->map, pair->origin + first, pair->origin + end, &in),
+                     ==, pair->origin + stop);
+    g_assert_cmpint(in, ==, expected);
 }
 
 /* Every page, by runs, and the bitmaps. */
@@ -222,6 +227,72 @@ test_long_run(void)
     sfs_page_map_free(map);
 }
 
+/* --- without a lock -------------------------------------------------------------------------- */
+
+#define N_LOOKERS 3
+#define N_CHANGES 30000
+
+/* Of every 64 pages the first is always in, the second never; the others come and go. */
+static gpointer
+look_on(gpointer data)
+{
+    Pair *pair = data;
+    GRand *rng = g_rand_new_with_seed(7);
+    uint64_t looks = 0;
+
+    while (!__atomic_load_n(&pair->model[0], __ATOMIC_SEQ_CST)) {
+        uint64_t page = (uint64_t)g_rand_int_range(rng, 0, N_PAGES) / 64 * 64;
+        bool in;
+
+        g_assert_cmpuint(sfs_page_map_peek(pair->map, page, page + 64, &in), ==, page + 1);
+        g_assert_true(in);
+        g_assert_cmpuint(sfs_page_map_peek(pair->map, page + 1, page + 64, &in), >, page + 1);
+        g_assert_false(in);
+        g_assert_cmpuint(sfs_page_map_peek(pair->map, page + 2, page + 64, &in), >, page + 2);
+        looks++;
+    }
+    g_rand_free(rng);
+    return GSIZE_TO_POINTER(looks);
+}
+
+/* Leaves that have nothing but what comes and goes are beyond those that are looked at closely. */
+static void
+come_and_go(Pair *pair)
+{
+    uint64_t page = (uint64_t)g_test_rand_int_range(0, N_PAGES) / 64 * 64;
+    uint64_t far = N_PAGES + (uint64_t)g_test_rand_int_range(0, 9) * SFS_MAP_LEAF_PAGES;
+    bool in;
+
+    if (g_test_rand_bit()) {
+        sfs_page_map_add(pair->map, page + 2, page + 64);
+        sfs_page_map_add(pair->map, far, far + 3);
+    } else {
+        sfs_page_map_remove(pair->map, page + 2, page + 64);
+        sfs_page_map_remove(pair->map, far, far + 3);
+    }
+    sfs_page_map_peek(pair->map, far, far + 9, &in);
+}
+
+static void
+test_without_lock(void)
+{
+    Pair *pair = g_new0(Pair, 1);
+    GThread *threads[N_LOOKERS];
+
+    pair->map = sfs_page_map_new();
+    for (uint64_t page = 0; page < N_PAGES; page += 64)
+        sfs_page_map_add(pair->map, page, page + 1);
+    for (int i = 0; i < N_LOOKERS; i++)
+        threads[i] = g_thread_new("look", look_on, pair);
+    for (int i = 0; i < N_CHANGES; i++)
+        come_and_go(pair);
+    __atomic_store_n(&pair->model[0], true, __ATOMIC_SEQ_CST);
+    for (int i = 0; i < N_LOOKERS; i++)
+        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(threads[i])), >, 0);
+    sfs_page_map_free(pair->map);
+    g_free(pair);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -232,6 +303,7 @@ main(int argc, char **argv)
     g_test_add_func("/page-map/empty", test_empty);
     g_test_add_func("/page-map/sparse", test_sparse);
     g_test_add_func("/page-map/long-run", test_long_run);
+    g_test_add_func("/page-map/without-lock", test_without_lock);
     g_test_add_data_func("/page-map/random/low", &low, test_random);
     g_test_add_data_func("/page-map/random/middle", &middle, test_random);
     g_test_add_data_func("/page-map/random/high", &high, test_random);
