@@ -17,7 +17,7 @@ int getpid(void);
 
 static uintptr_t registry, registry_size; /* 0: no points yet */
 static _Atomic uint64_t *number;
-static uint64_t kill_at[512];
+static uint64_t kill_at[256];
 static unsigned n_kill_at;
 static PointsFile *file;
 

@@ -647,7 +647,9 @@ class Theatre:
             died = self.points.disarm()
             self.mnt.settled(self.before)
             assert os.listdir(self.mnt.path) == []
-            assert self.mnt.stats()["deaths"] - deaths == died
+            deaths = self.mnt.stats()["deaths"] - deaths
+            # Another thread of a worker that is dying may pass the next point.
+            assert deaths == died or kills[0][0] == ANY and 0 < deaths < died
             util.run(self.mnt.command[0], "--check-registry", self.mnt.path)
         except BaseException as error:
             ended = self.points.disarm()
