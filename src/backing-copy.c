@@ -309,6 +309,20 @@ copy_changed(SfsBacking *backing, off_t from, off_t *first, off_t *end)
                               : next_unshared(self, from, first, end);
 }
 
+/* Makes a file share all of another one's extents. An end within a block can only be shared where
+ * nothing follows it. */
+static int
+clone_over(int fd, int from)
+{
+    struct stat st, like;
+
+    if (fstat(fd, &st) != 0 || fstat(from, &like) != 0)
+        return -errno;
+    if (st.st_size > like.st_size && ftruncate(fd, like.st_size) != 0)
+        return -errno;
+    return ioctl(fd, FICLONE, from) == 0 ? 0 : -errno;
+}
+
 static int
 copy_reset(SfsBacking *backing, off_t size)
 {
@@ -317,7 +331,7 @@ copy_reset(SfsBacking *backing, off_t size)
     int r;
 
     if (self->file == NULL) {
-        r = ioctl(self->fd, FICLONE, base_fd) == 0 ? 0 : -errno;
+        r = clone_over(self->fd, base_fd);
         return r == 0 && ftruncate(self->fd, size) != 0 ? -errno : r;
     }
     r = sfs_store_file_truncate(self->file, 0);
@@ -326,66 +340,22 @@ copy_reset(SfsBacking *backing, off_t size)
     return r == 0 ? sfs_store_file_truncate(self->file, size) : r;
 }
 
-/* A clone goes back as it came: the base's file shares its extents. */
-static int
-commit_clone(CopyBacking *self, off_t size)
-{
-    int base_fd = sfs_backing_data_fd(self->of);
-
-    if (ioctl(base_fd, FICLONE, self->fd) != 0)
-        return -errno;
-    return ftruncate(base_fd, size) == 0 ? 0 : -errno;
-}
-
-static int
-commit_copy(CopyBacking *self, off_t size)
-{
-    g_autofree char *buffer = g_malloc(COPY_BUFFER);
-    off_t at = 0, end;
-    int r = self->of->ops->truncate(self->of, size);
-
-    while (r == 0 && next_different(self, at, &at, &end) == 0) {
-        while (r == 0 && at < end) {
-            ssize_t got =
-                sfs_pread_full(self->fd, buffer, (size_t)MIN(end - at, (off_t)COPY_BUFFER), at);
-            ssize_t put =
-                got > 0 ? self->of->ops->write(self->of, buffer, (size_t)got, at, 0) : got;
-
-            if (put <= 0) {
-                r = (int)put;
-                end = at;
-            } else {
-                at += put;
-            }
-        }
-        at = end;
-    }
-    return r;
-}
-
 static int
 copy_commit(SfsBacking *backing)
 {
     CopyBacking *self = copy(backing);
     SfsViewRec *rec = sfs_registry_get(self->registry, SFS_TABLE_VIEWS, self->slot);
-    off_t at = 0, end;
     struct stat st;
     int r = 0;
 
     if (self->of == NULL)
         return -EOPNOTSUPP;
-    if (fstat(self->fd, &st) != 0)
+    if (self->file != NULL && fstat(self->fd, &st) != 0)
         return -errno;
-    /* Room beforehand, so that it cannot fail half-way. */
-    while (self->file != NULL && !rec->committing && r == 0 &&
-           next_different(self, at, &at, &end) == 0) {
-        r = self->of->ops->allocate(self->of, FALLOC_FL_KEEP_SIZE, at, end - at);
-        at = end;
-    }
-    if (r < 0 && r != -EOPNOTSUPP)
-        return r;
+    if (self->file != NULL)
+        return sfs_view_commit_bytes(backing, self->of, rec, st.st_size);
     atomic_store(&rec->committing, 1);
-    r = self->file != NULL ? commit_copy(self, st.st_size) : commit_clone(self, st.st_size);
+    r = clone_over(sfs_backing_data_fd(self->of), self->fd); /* it goes back as it came */
     if (r == 0 && self->of->ops->sync != NULL)
         r = self->of->ops->sync(self->of, false);
     atomic_store(&rec->committing, 0);

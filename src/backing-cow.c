@@ -37,9 +37,8 @@
 
 #define MAP_OFFSET SFS_MAP_FILE_OFFSET /* = SFS_COW_SIZE_MAX */
 
-/* What is done at a time: given back under the lock, and written to the base. */
+/* What is given back at a time under the lock. */
 #define SWEEP_PAGES 4096u
-#define COMMIT_BUFFER ((size_t)1 << 20)
 
 typedef struct {
     SfsBacking base_class;
@@ -719,82 +718,21 @@ cow_reset(SfsBacking *backing, off_t size)
     return 0;
 }
 
-/* Room in the base for all that is private, so that writing it cannot fail for want of that. */
-static int
-reserve_in_base(CowBacking *self)
-{
-    off_t at = 0, first, end;
-    int r = 0;
-
-    while (r == 0 && cow_changed(&self->base_class, at, &first, &end) == 0) {
-        r = self->base->ops->allocate(self->base, FALLOC_FL_KEEP_SIZE, first, end - first);
-        at = end;
-    }
-    /* Where that cannot be had beforehand it is tried. */
-    return r == -EOPNOTSUPP ? 0 : r;
-}
-
-/* Writes a run of private pages to the base; what is a hole in the overlay becomes one there. */
-static int
-commit_run(CowBacking *self, off_t at, off_t end)
-{
-    g_autofree char *buffer = g_malloc(COMMIT_BUFFER);
-
-    while (at < end) {
-        size_t length = (size_t)MIN(end - at, (off_t)COMMIT_BUFFER);
-        ssize_t got = cow_read(&self->base_class, buffer, length, at), put;
-
-        if (got <= 0)
-            return (int)got; /* cut meanwhile */
-        put = self->base->ops->write(self->base, buffer, (size_t)got, at, 0);
-        if (put < 0)
-            return (int)put;
-        at += put;
-    }
-    return 0;
-}
-
-static int
-commit_size(CowBacking *self)
-{
-    off_t limit = (off_t)atomic_load(&self->rec->base_limit);
-    off_t size = (off_t)atomic_load(&self->rec->size);
-    struct stat st;
-    int r = self->base->ops->stat(self->base, &st);
-
-    /* What was cut off the view, and then grown again, is zeros now. */
-    if (r == 0 && st.st_size > limit)
-        r = self->base->ops->truncate(self->base, limit);
-    if (r == 0 && (st.st_size > limit || st.st_size != size))
-        r = self->base->ops->truncate(self->base, size);
-    return r;
-}
-
 static int
 cow_commit(SfsBacking *backing)
 {
     CowBacking *self = cow(backing);
-    off_t at = 0, first, end, size;
     uint64_t changes;
+    off_t limit, size;
     int r;
 
     if (self->base == NULL)
         return -EOPNOTSUPP;
     g_mutex_lock(&self->lock);
     changes = self->changes;
+    limit = (off_t)self->rec->base_limit;
     g_mutex_unlock(&self->lock);
-    r = self->rec->committing ? 0 : reserve_in_base(self);
-    if (r < 0)
-        return r;
-    atomic_store(&self->rec->committing, 1);
-    r = commit_size(self);
-    while (r == 0 && cow_changed(backing, at, &first, &end) == 0) {
-        r = commit_run(self, first, end);
-        at = end;
-    }
-    if (r == 0 && self->base->ops->sync != NULL)
-        r = self->base->ops->sync(self->base, false);
-    atomic_store(&self->rec->committing, 0);
+    r = sfs_view_commit_bytes(backing, self->base, self->rec, limit);
     if (r < 0)
         return r;
     g_mutex_lock(&self->lock);

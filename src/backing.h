@@ -184,6 +184,11 @@ SfsBacking *sfs_backing_clone_new(int fd, int link, uint32_t fd_slot, SfsBacking
                                   SfsRegistry *registry, uint32_t slot);
 void sfs_backing_copy_keep(SfsBacking *copy, uint32_t slot);
 
+/* For `commit` of those two (view-commit.c): makes @base as @view with the record @rec is, whose own
+ * bytes are those that `changed` tells; @limit: from there on nothing else of the base is to be
+ * left. */
+int sfs_view_commit_bytes(SfsBacking *view, SfsBacking *base, SfsViewRec *rec, off_t limit);
+
 /* The one that a dead worker has kept in the record; @link: to the keeper. */
 SfsBacking *sfs_backing_copy_adopt(SfsStore *store, int link, SfsBacking *base,
                                    SfsRegistry *registry, uint32_t slot);

@@ -31,7 +31,7 @@
 
 #include "common.h"
 
-#define SFS_REGISTRY_LAYOUT 8 /* raise with every change of a record below */
+#define SFS_REGISTRY_LAYOUT 9 /* raise with every change of a record below */
 
 /* A slot number of no record. Slot 0 of the nodes is the root directory; the other tables do not
  * use their slot 0. */
@@ -109,8 +109,8 @@ typedef struct {
     uint8_t opened;          /* by its name, since it became temporary */
     uint8_t doomed;          /* temporary and at its end: cannot be opened any more */
     uint8_t height;          /* how many bases there can be above each other on it, at most */
-    uint8_t reserved[1];
-    uint32_t base;               /* slot of the section it is a copy of, SFS_NO_SLOT: of none */
+    _Atomic uint8_t commits; /* views that are being written into it: what is cached may be old */
+    uint32_t base;           /* slot of the section it is a copy of, SFS_NO_SLOT: of none */
     uint32_t file_uid, file_gid; /* who defined a file section */
     SfsPolicy policy;            /* a section's own; what a directory hands down */
     uint64_t offset, length;     /* the window on the file; length 0: to its end */

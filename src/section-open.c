@@ -157,7 +157,8 @@ fill_reply(const SfsNodeRec *rec, const SfsHandleRec *handle, SfsOpenReply *repl
     reply->mode = rec->io_mode;
     reply->mediated = handle->mediated;
     reply->backing_id = rec->io_mode == SFS_IO_PASSTHROUGH ? rec->backing_id : 0;
-    reply->keep_cache = rec->io_mode == SFS_IO_CACHED && rec->kind == SFS_KIND_PAGE;
+    reply->keep_cache =
+        rec->io_mode == SFS_IO_CACHED && rec->kind == SFS_KIND_PAGE && rec->commits == 0;
 }
 
 static int

@@ -3,9 +3,9 @@
  * What is done with an open view as a whole: telling what is its own, dropping that, and writing it
  * into what it is a view of.
  *
- * A commit is all or nothing as far as a death goes: there is room for it before anything is
- * written, `committing` in the view's record says that it has begun, and doing it again from the
- * start, over what was done, ends the same (sfs_views_finish_commits()).
+ * A commit is all or nothing as far as a death goes (view-commit.c). What the kernel has cached of
+ * the section meanwhile is old in part. `commits` in the section's record says so: who opens it has
+ * nothing kept of that, and when it is done all of it is dropped; a later worker's is the same.
  */
 #include "section-internal.h"
 
@@ -45,6 +45,12 @@ sfs_section_view_diff(SfsMount *mount, SfsHandle *handle, SectionDiff *diff)
         diff->from = (uint64_t)end;
     }
     return 0;
+}
+
+static uint64_t
+nodeid_of(uint32_t slot, const SfsNodeRec *rec)
+{
+    return sfs_nodeid(SFS_CLASS_NODE, slot, rec->nodeid_serial);
 }
 
 /* Has the kernel write back what was stored to mappings of an inode, and read anew. */
@@ -97,6 +103,20 @@ find_base(SfsMount *mount, const SfsHandle *handle, const SfsCaller *caller, Sfs
     return 0;
 }
 
+/* Takes the memory that a committed section of this size has. */
+static int
+promise_memory(SfsMount *mount, const SfsTarget *base, off_t size)
+{
+    g_autoptr(SfsBacking) backing = NULL;
+    g_autoptr(GMutexLocker) held = NULL;
+
+    if (!sfs_section_keeps_memory(base->rec) || size == 0)
+        return 0;
+    held = sfs_section_hold_size(base);
+    backing = sfs_node_backing(mount->nodes, base->slot);
+    return backing != NULL ? backing->ops->allocate(backing, FALLOC_FL_KEEP_SIZE, 0, size) : 0;
+}
+
 int
 sfs_section_view_commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *caller)
 {
@@ -108,14 +128,55 @@ sfs_section_view_commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *cal
         r = find_base(mount, handle, caller, &base);
     if (r < 0)
         return r;
+    /* What was stored to mappings of either before must not come in afterwards. */
     settle_inode(mount, handle->rec->nodeid);
+    settle_inode(mount, nodeid_of(base.slot, base.rec));
     r = handle->backing->ops->stat(handle->backing, &st);
     if (r == 0)
         r = sfs_section_check_size(mount, &base, NULL, (uint64_t)st.st_size);
+    if (r == 0)
+        r = promise_memory(mount, &base, st.st_size);
     if (r < 0)
         return r;
     sfs_section_drop_privileges(mount, &base, caller);
+    atomic_fetch_add(&base.rec->commits, 1);
     r = handle->backing->ops->commit(handle->backing);
-    settle_inode(mount, sfs_nodeid(SFS_CLASS_NODE, base.slot, base.rec->nodeid_serial));
+    if (r == 0)
+        r = promise_memory(mount, &base, st.st_size); /* holes that were made are filled */
+    settle_inode(mount, nodeid_of(base.slot, base.rec));
+    atomic_fetch_sub(&base.rec->commits, 1);
     return r;
+}
+
+GArray *
+sfs_section_resume_commits(SfsMount *mount)
+{
+    uint32_t bound = sfs_registry_bound(mount->registry, SFS_TABLE_NODES);
+    GArray *slots = g_array_new(FALSE, FALSE, sizeof(uint32_t));
+
+    for (uint32_t slot = 0; slot < bound; slot++) {
+        SfsNodeRec *rec = sfs_registry_get(mount->registry, SFS_TABLE_NODES, slot);
+
+        if (rec == NULL || atomic_load(&rec->commits) == 0)
+            continue;
+        /* Those that had begun were ended, or begin anew; this one stands for what is cached. */
+        atomic_store(&rec->commits, 1);
+        fuse_lowlevel_notify_inval_inode(mount->session, nodeid_of(slot, rec), -1, 0);
+        g_array_append_val(slots, slot);
+    }
+    return slots;
+}
+
+void
+sfs_section_end_commits(SfsMount *mount, GArray *slots)
+{
+    for (guint i = 0; i < slots->len; i++) {
+        uint32_t slot = g_array_index(slots, uint32_t, i);
+        SfsNodeRec *rec = sfs_registry_get(mount->registry, SFS_TABLE_NODES, slot);
+
+        settle_inode(mount, nodeid_of(slot, rec));
+        if (atomic_load(&rec->commits) > 0) /* it may be another section by now */
+            atomic_fetch_sub(&rec->commits, 1);
+    }
+    g_array_unref(slots);
 }

@@ -111,6 +111,12 @@ int sfs_section_view_diff(SfsMount *mount, SfsHandle *handle, SectionDiff *diff)
 int sfs_section_view_reset(SfsMount *mount, SfsHandle *handle);
 int sfs_section_view_commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *caller);
 
+/* What the kernel has cached of sections that a dead worker was writing views into is old in part:
+ * their attributes are dropped before anybody is served; their bytes, which may have to be written
+ * back for that, by a thread that does not serve. It takes over what the first returns. */
+GArray *sfs_section_resume_commits(SfsMount *mount);
+void sfs_section_end_commits(SfsMount *mount, GArray *slots);
+
 /* As copy_file_range(2): may copy less than asked for. */
 ssize_t sfs_section_copy(SfsMount *mount, SfsHandle *from, off_t from_offset, SfsHandle *to,
                          off_t to_offset, size_t length);

@@ -277,8 +277,11 @@ settle(SfsStoreFile *file, uint64_t charged)
     else
         uncharge(file, file->bytes + charged - now);
     file->bytes = now;
-    if (file->unseen > 0)
-        file->unseen = now - MIN(now, data_bytes(file));
+    if (file->unseen > 0) {
+        uint64_t seen = data_bytes(file);
+
+        file->unseen = now - MIN(now, seen);
+    }
 }
 
 /* As settle(), of what was charged generously. */
@@ -535,9 +538,10 @@ room_left(SfsStore *store)
 static size_t
 fitting(SfsStoreFile *file, size_t size, off_t offset, uint64_t refused)
 {
-    uint64_t room = MIN(room_left(file->store), refused - SFS_PAGE_SIZE) + file->unseen;
+    uint64_t room = room_left(file->store);
     size_t fits = 0;
 
+    room = MIN(room, refused - SFS_PAGE_SIZE) + file->unseen;
     while (fits < size) {
         size_t page_end = fits + SFS_PAGE_SIZE - (size_t)(offset + (off_t)fits) % SFS_PAGE_SIZE;
         size_t next = MIN(page_end, size);

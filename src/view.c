@@ -160,6 +160,15 @@ sfs_view_open_may_wait(SfsMount *mount, const SfsTarget *target, bool writes)
     return writes && sfs_view_may_clone(mount, mount->views->maker, target);
 }
 
+/* The number of the section that it is a view of. */
+static uint64_t
+section_of(SfsMount *mount, const View *view)
+{
+    const SfsNodeRec *rec = sfs_registry_get(mount->registry, SFS_TABLE_NODES, view->node);
+
+    return rec->serial;
+}
+
 void
 sfs_views_finish_commits(SfsMount *mount)
 {
@@ -169,11 +178,18 @@ sfs_views_finish_commits(SfsMount *mount)
     g_hash_table_iter_init(&iter, mount->views->by_nodeid);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         View *view = value;
-        int r = view->rec->committing ? view->backing->ops->commit(view->backing) : 0;
+        int r;
 
+        if (!view->rec->committing)
+            continue;
+        r = view->backing->ops->commit(view->backing);
         if (r < 0)
-            g_warning("what was begun to be written into a section could not be ended: %s",
-                      g_strerror(-r));
+            g_warning("section %" PRIu64
+                      ": what was begun to be written into it could not be ended: %s",
+                      section_of(mount, view), g_strerror(-r));
+        else
+            g_message("section %" PRIu64 ": what was begun to be written into it was ended",
+                      section_of(mount, view));
     }
 }
 

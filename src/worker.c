@@ -55,6 +55,7 @@ typedef struct {
     bool refused;      /* INIT showed that the mount cannot be as it was asked for */
     SfsResume *resume; /* NULL: nobody was here before */
     gint watched;      /* the keeper's watcher has begun */
+    GArray *committed; /* see sfs_section_resume_commits() */
 } Worker;
 
 /* --- INIT ------------------------------------------------------------------------------------ */
@@ -281,16 +282,30 @@ make_sections(Worker *worker)
     _exit(1);
 }
 
+static gpointer
+end_commits(gpointer data)
+{
+    Worker *worker = data;
+
+    sfs_section_end_commits(&worker->mount, worker->committed);
+    return NULL;
+}
+
 static void
 serve_all(Worker *worker)
 {
     guint n = CLAMP(2 * g_get_num_processors(), 4, 16);
     g_autofree GThread **threads = g_new(GThread *, n);
+    GThread *commits = NULL;
 
+    if (worker->resume != NULL)
+        worker->committed = sfs_section_resume_commits(&worker->mount);
     if (worker->resume != NULL && sfs_resume_has_suspects(worker->resume))
         g_thread_unref(g_thread_new("suspects", serve_suspects, worker));
     for (guint i = 0; i < n; i++)
         threads[i] = g_thread_new("serve", serve, worker);
+    if (worker->resume != NULL)
+        commits = g_thread_new("commits", end_commits, worker);
     if (!atomic_load(&worker->mount.header->ready))
         make_sections(worker);
     atomic_store(&worker->mount.header->ready, 1);
@@ -298,6 +313,8 @@ serve_all(Worker *worker)
     sfs_link_ready(worker->mount.link);
     for (guint i = 0; i < n; i++)
         g_thread_join(threads[i]);
+    if (commits != NULL)
+        g_thread_join(commits);
 }
 
 /* --- the process ----------------------------------------------------------------------------- */

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Copy-on-write views at work: against plain bytes as the model, many at once, under real programs.
+"""Copy-on-write views at work: many at once, large ones, under real programs.
 
-SECTIONFS_TEST_LONG=1: two million random operations instead of some thousands.
-SECTIONFS_TEST_SEED: repeats a run."""
+SECTIONFS_TEST_LONG=1: a thousand views instead of a hundred, and 4 GiB in one."""
 
+import fcntl
 import glob
 import os
 import random
@@ -13,140 +13,11 @@ import time
 
 import pytest
 
-from test_cow import make_base
-from test_views import define, loop, runs  # noqa: F401 (a fixture)
-from util import (GIB, KIB, MIB, PAGE, View, eventually, link_fd, opened, pattern, punch, run, sha,
-                  write)
+from test_verbs import RESET
+from test_views import define
+from util import GIB, KIB, MIB, PAGE, eventually, link_fd, opened, pattern, punch, run, sha, write
 
 LONG = bool(os.environ.get("SECTIONFS_TEST_LONG"))
-
-
-# --- Random operations against a model ------------------------------------------------------------
-
-class Modelled:
-    """A view and the bytes that it should have."""
-
-    def __init__(self, path, data, most):
-        self.fd = os.open(path, os.O_RDWR)
-        self.model, self.most = bytearray(data), most
-        self.view = View(self.fd, most)
-
-    def check(self, at, length):
-        expected = bytes(self.model[at:at + length])
-        found = os.pread(self.fd, length, at)
-        assert found == expected, f"read at {at}: {len(found)} bytes, first difference at " \
-            f"{next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), 'the end')}"
-
-    def put(self, at, data):
-        if at > len(self.model):
-            self.model.extend(bytes(at - len(self.model)))
-        self.model[at:at + len(data)] = data
-
-    def cut(self, size):
-        del self.model[size:]
-        self.model.extend(bytes(size - len(self.model)))
-
-    def close(self):
-        self.view.close()
-        os.close(self.fd)
-
-
-def one_step(rng, views):
-    one = rng.choice(views)
-    size = len(one.model)
-    at = rng.randrange(one.most)
-    length = min(rng.choice((1, 100, PAGE, 3 * PAGE + 5, 64 * KIB)), one.most - at)
-    if rng.random() < 0.4:
-        at -= at % PAGE
-    kind = rng.choices(("write", "read", "store", "load", "truncate", "punch", "copy", "whole"),
-                       (25, 25, 20, 15, 4, 5, 5, 1))[0]
-    if kind == "write":
-        data = rng.randbytes(length)
-        assert os.pwrite(one.fd, data, at) == length
-        one.put(at, data)
-    elif kind == "read":
-        one.check(at, length)
-    elif kind in ("store", "load") and at < size:
-        length = min(length, size - at)
-        if kind == "store":
-            data = rng.randbytes(length)
-            one.view.write(at, data)
-            one.put(at, data)
-        else:
-            assert one.view.read(at, length) == one.model[at:at + length], f"load at {at}"
-    elif kind == "truncate":
-        size = rng.choice((at, size - min(size, length), min(one.most, size + length)))
-        os.ftruncate(one.fd, size)
-        one.cut(size)
-    elif kind == "punch":
-        punch(one.fd, at, length)
-        end = min(at + length, size)
-        if at < end:
-            one.model[at:end] = bytes(end - at)
-    elif kind == "copy":
-        two = rng.choice([view for view in views if view is not one])
-        to = rng.randrange(two.most)
-        length = min(length, max(0, size - at), two.most - to)
-        done = 0
-        while done < length:
-            count = os.copy_file_range(one.fd, two.fd, length - done, at + done, to + done)
-            assert count > 0
-            two.put(to + done, one.model[at + done:at + done + count])
-            done += count
-    elif kind == "whole":
-        one.check(0, one.most + 1)
-        assert os.fstat(one.fd).st_size == size
-    return kind
-
-
-def run_steps(rng, views, steps):
-    for number in range(steps):
-        try:
-            kind = "?"
-            kind = one_step(rng, views)
-        except AssertionError as error:
-            error.add_note(f"in step {number} ({kind})")
-            raise
-    for view in views:
-        view.check(0, view.most + 1)
-
-
-@pytest.mark.modes("passthrough", "cached", "user")
-@pytest.mark.parametrize("mechanism", ["page copy", "page overlay", "file overlay", "clone"])
-def test_random_operations(request, mnt, place, mechanism):
-    """Four views of one section, each against plain bytes; the section never changes."""
-    seed = int(os.environ.get("SECTIONFS_TEST_SEED", time.time_ns() % 1_000_000_007))
-    print(f"SECTIONFS_TEST_SEED={seed}")
-    size = 200_000 if "copy" in mechanism else 1_000_003
-    if mechanism == "clone":
-        if mnt.mode != "passthrough":
-            pytest.skip("there are clones in passthrough only")
-        where = request.getfixturevalue("loop")("xfs")
-        write(f"{where}/real", pattern("base", size))
-        run("sync", "-f", where)
-        define(mnt / "base", f"{where}/real")
-        before = sha(f"{where}/real"), os.stat(f"{where}/real").st_mtime_ns, runs(f"{where}/real")
-    else:
-        made = make_base(mnt, mechanism.split()[0], place, pattern("base", size))
-
-    def body():
-        rng = random.Random(seed)
-        views = [Modelled(mnt.cow("base"), pattern("base", size), 2 * size) for _ in range(4)]
-        if mnt.mode == "passthrough":
-            assert os.getxattr(views[0].fd, "user.section.mode").decode() in mechanism
-        run_steps(rng, views, 200_000 if LONG else 1500)
-        for view in views:
-            view.close()
-    if LONG:
-        request.getfixturevalue("session").watchdog.arm(3600)
-    mnt.run(body, timeout=3600)
-    if mechanism == "clone":
-        assert (sha(f"{where}/real"), os.stat(f"{where}/real").st_mtime_ns,
-                runs(f"{where}/real")) == before
-        os.unlink(mnt / "base")
-        eventually(lambda: mnt.stats()["sections"] == 0)
-    else:
-        made.unchanged()
 
 
 # --- Many, and large ------------------------------------------------------------------------------
@@ -188,23 +59,55 @@ def test_many_views_cost_what_is_written_and_little_more(mnt, place, where):
     mnt.settled(before, timeout=60)
 
 
-def test_dropping_a_large_overlay_holds_up_nobody(mnt):
+HOW = {"drop": "os.close(fd)", "cut": "os.ftruncate(fd, 0)", "punch": "punch(fd, 0, 2 * size)",
+       "reset": "fcntl.ioctl(fd, RESET)"}
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_giving_back_a_large_overlay_holds_up_nobody(mnt, how):
     """Whoever waits for the memory to go back is not who asks for something else."""
     size = 4 * GIB if LONG else 512 * MIB
     with opened(mnt / "x", os.O_CREAT | os.O_RDWR) as fd:
         os.ftruncate(fd, 2 * size)
     write(mnt / "small", b"small")
-    fd = os.open(mnt.cow("x"), os.O_RDWR)
-    chunk = bytes(b"x") * 4 * MIB
-    for at in range(0, size, len(chunk)):
-        os.pwrite(fd, chunk, at)
-    start = time.monotonic()
-    os.close(fd)
-    for _ in range(200):
+    child = mnt.child(names={"fcntl": fcntl, "RESET": RESET})
+    child.do("fd = os.open(path, os.O_RDWR)\n"
+             "for at in range(0, size, 4 * MIB): os.pwrite(fd, bytes(b'x') * 4 * MIB, at)",
+             path=mnt.cow("x"), size=size)
+    assert mnt.stats()["size_overlays"] >= size
+    start, longest, rounds = time.monotonic(), 0, 0
+    child.begin(HOW[how])
+    while rounds < 200 or mnt.stats()["size_overlays"] > 16 * MIB:
+        before = time.monotonic()
         with opened(mnt.cow("small")) as other:
-            assert os.pread(other, 5, 0) == b"small"
-    eventually(lambda: mnt.stats()["size_used"] < 16 * MIB, 60)
-    assert time.monotonic() - start < 30
+            os.pwrite(other, b"SMALL", 0)
+            assert os.pread(other, 5, 0) == b"SMALL"
+        longest = max(longest, time.monotonic() - before)
+        rounds += 1
+        assert time.monotonic() - start < 60
+    child.finish()
+    print(f"{time.monotonic() - start:.1f} s, {rounds} rounds meanwhile, the longest {longest:.3f} s")
+    assert longest < (10 if os.environ.get("SECTIONFS_TEST_SLOW") else 1)
+
+
+@pytest.mark.options("cow_copy_max=0")
+def test_memory_goes_back_page_by_page(mnt):
+    write(mnt / "x", bytes(PAGE))
+    with opened(mnt / "x") as fd:
+        os.ftruncate(fd, 64 * MIB)
+    with opened(mnt.cow("x")) as fd:
+        for page in range(0, 2000, 2):
+            os.pwrite(fd, b"x", page * PAGE)
+        whole = mnt.stats()["size_overlays"]
+        for number, page in enumerate(range(0, 100, 2), 1):
+            punch(fd, page * PAGE, PAGE)
+            assert mnt.stats()["size_overlays"] == whole - number * PAGE
+        for page in range(1998, 1898, -2):
+            number += 1
+            os.ftruncate(fd, page * PAGE + (page % 4 == 0))    # a byte of it keeps the page
+            assert mnt.stats()["size_overlays"] == whole - (number - (page % 4 == 0)) * PAGE
+        os.ftruncate(fd, 0)
+        assert mnt.stats()["size_overlays"] <= whole - 1000 * PAGE
 
 
 @pytest.mark.parametrize("options", ["cow_copy_max=0"])

@@ -714,10 +714,10 @@ def faulty(new_mount, monkeypatch):
         pytest.skip("no build with faults: make check has one, see SECTIONFS_FAULTS")
     clean_environment = util.clean_environment
 
-    def make(mode, **variables):
+    def make(mode, options="", **variables):
         monkeypatch.setattr(util, "clean_environment",
                             lambda: {**clean_environment(), **variables})
-        mnt = new_mount(mode, start=False)
+        mnt = new_mount(mode, options, start=False)
         mnt.command[0] = program
         mnt.log_is_fine = r"has ended 3 workers|no memory|to allocate|creating thread"
         return mnt.start()

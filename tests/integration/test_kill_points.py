@@ -22,6 +22,7 @@ import pytest
 import util
 from points import ANY, Points
 from sections import PREFIX, key, make, patiently, set_keys
+from test_death import faulty  # noqa: F401 (a fixture)
 from util import (FALLOC_KEEP_SIZE, PAGE, RENAME_EXCHANGE, RENAME_NOREPLACE, View, eventually,
                   fallocate, link_fd, opened, pattern, punch, read, refused, renameat2, write)
 
@@ -679,19 +680,10 @@ class Theatre:
 
 
 @pytest.fixture
-def theatre(new_mount, monkeypatch, place):
-    program = os.environ.get("SECTIONFS_FAULTS")
-    if not program:
-        pytest.skip("no build with faults: make check has one, see SECTIONFS_FAULTS")
-    clean_environment = util.clean_environment
-
+def theatre(faulty, place):  # noqa: F811
     def make_theatre(mode):
-        points = Points(f"{place}/points", program)
-        monkeypatch.setattr(util, "clean_environment", lambda: {
-            **clean_environment(), "SECTIONFS_POINTS": points.path})
-        mnt = new_mount(mode, OPTIONS, start=False)
-        mnt.command[0] = program
-        mnt.start()
+        points = Points(f"{place}/points", os.environ["SECTIONFS_FAULTS"])
+        mnt = faulty(mode, OPTIONS, SECTIONFS_POINTS=points.path)
         if mode == "passthrough" and mnt.stats()["mode"] != "passthrough":
             pytest.skip(f"no passthrough: {mnt.stats().get('mode_reason')}")
         if not points.instrumented:

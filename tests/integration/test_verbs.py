@@ -241,6 +241,16 @@ def test_verbs_on_a_clone(new_mount, loop, kind):
         expected = bytearray(pattern("real", 4 * MIB)[:3 * MIB])
         expected[100 * PAGE:100 * PAGE + 9] = b"committed"
         assert read(f"{where}/real") == expected == read(mnt / "x")
+    with opened(mnt.cow("x")) as fd:            # ends within a block, of either
+        os.ftruncate(fd, 2 * MIB + 7)
+        fcntl.ioctl(fd, COMMIT)
+        assert read(mnt / "x") == expected[:2 * MIB + 7]
+        os.pwrite(fd, b"grown", 3 * MIB)
+        fcntl.ioctl(fd, RESET)
+        assert os.pread(fd, 4 * MIB, 0) == expected[:2 * MIB + 7]
+        os.pwrite(fd, b"grown", 3 * MIB)
+        fcntl.ioctl(fd, COMMIT)
+        assert read(mnt / "x") == expected[:2 * MIB + 7] + bytes(MIB - 7) + b"grown"
     os.unlink(mnt / "x")
     eventually(lambda: mnt.stats()["sections"] == 0)
 

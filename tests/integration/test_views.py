@@ -44,7 +44,7 @@ def gone(where):
 
 @pytest.fixture
 def loop(place):
-    """Makes a file system on a file and mounts it; returns its directory."""
+    """Makes a file system on a file and mounts it, once; returns its directory."""
     made = []
 
     def make(kind):
@@ -52,6 +52,8 @@ def loop(place):
         if tool is None:
             pytest.skip(f"there is no mkfs.{kind}")
         image, where = f"{place}/{kind}.image", f"{place}/{kind}"
+        if where in made:
+            return where
         with opened(image, os.O_CREAT | os.O_RDWR) as fd:
             os.ftruncate(fd, 512 * MIB)
         run(tool, "-q", image)
@@ -128,6 +130,23 @@ def test_neither_base_nor_copy_asks_the_daemon(mnt):
     assert (now["requests_read"], now["requests_write"]) == \
         (before["requests_read"], before["requests_write"])
     assert read(mnt / "x") == pattern("x", SMALL)
+
+
+@only_passthrough
+def test_view_lets_go_of_the_file(mnt, loop):
+    """The kernel is told of each file that it was given: nothing holds it when all is closed."""
+    where = loop("xfs")
+    write(f"{where}/real", pattern("real", LARGE))
+    define(mnt / "x", f"{where}/real")
+    for flags in (os.O_RDONLY, os.O_RDWR, os.O_RDONLY):
+        with opened(mnt.cow("x"), flags) as fd:
+            assert mode(fd) == ("base" if flags == os.O_RDONLY else "clone")
+            assert os.pread(fd, 10, 0) == pattern("real", LARGE)[:10]
+    os.unlink(mnt / "x")
+    eventually(lambda: mnt.stats()["sections"] == 0)
+    eventually(lambda: gone(where), 5)
+    mount_again = run("mount", "-o", "loop", f"{where}.image", where, ok=False)
+    assert mount_again.returncode == 0, mount_again.stderr      # for the fixture to take off
 
 
 # --- Nothing reaches the base ---------------------------------------------------------------------
