@@ -76,11 +76,13 @@ class Section:
                       writes=writes)
         self.new = bytes(new)
 
-    def commit(self, end_worker):
-        """Commits, while end_worker ends one or more. Looks at the section as soon as the next one
-        serves, and when it is done."""
+    def commit(self, end_worker, points=None, kills=()):
+        """Commits, while end_worker ends one or more, or one ends at kills. Looks at the section as
+        soon as the next one serves, and when it is done."""
         before = self.mnt.stats()
         told = self.mnt.log_text().count(ENDED)
+        if points:
+            points.arm(*kills)
         self.child.begin("fcntl.ioctl(fd, COMMIT)", _kind="get")
         end_worker(before["worker_pid"])
         done = self.is_done()
@@ -124,10 +126,13 @@ class Section:
             ", ".join(f"{name or 'neither'} {pages.count(name)}" for name in sorted(set(pages)))
 
     def check_pages(self, found):
-        """Each is the old one or the new one, or zeros beyond the end that there was."""
+        """Each is the old one or the new one, or the old one cut off at the new end, or zeros beyond
+        the end that there was."""
+        cut = self.old[:len(self.new)]
         for at in range(0, len(found), PAGE):
             page = found[at:at + PAGE].ljust(PAGE, b"\0")
             assert page in (bytes(PAGE), self.old[at:at + PAGE].ljust(PAGE, b"\0"),
+                            cut[at:at + PAGE].ljust(PAGE, b"\0"),
                             self.new[at:at + PAGE].ljust(PAGE, b"\0")), self.describe(found)
 
     def close(self):
@@ -170,9 +175,8 @@ def commit_killed_at(request, faulty, io, mechanism, kind, place, points, kills)
     section = Section(request, io, mechanism, place, MIB + 123,
                       lambda io, options: faulty(io, SECTIONFS_POINTS=points.path, options=options))
     section.change(kind, runs=40)
-    points.arm(*kills)
     section.commit(lambda pid: eventually(
-        lambda: section.is_done() or section.mnt.stats()["worker_pid"] != pid))
+        lambda: section.is_done() or section.mnt.stats()["worker_pid"] != pid), points, kills)
     points.disarm()
     section.close()
     section.mnt.stop()
@@ -185,7 +189,7 @@ def test_worker_is_killed_at_points_of_a_commit(request, faulty, session, io, me
     """And again at some while the next one ends what was begun."""
     session.watchdog.arm(1800)
     points = Points(f"{place}/points", os.environ.get("SECTIONFS_FAULTS"))
-    first = range(1, 1500, 3) if LONG else range(random.randrange(5, 20), 250, 20)
+    first = range(1, 1500, 3) if LONG else range(random.randrange(5, 20), 200, 15)
     killed = ended = 0
     for number, point in enumerate(first):
         times = commit_killed_at(request, faulty, io, mechanism, KINDS[number % len(KINDS)], place,
