@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Faults on demand, for tests alone: in a build with SFS_FAULTS (tests/Makefile-inc.am makes one)
- * the environment can have the worker killed at the Nth points that it passes (SECTIONFS_KILL_AT, a
- * list), or end by itself. What calls fail in that build is in tests/faults/failing.c. In every
- * other build all of this is nothing.
+ * Faults on demand, for tests alone: in a build with SFS_FAULTS (tests/faults, which has what is
+ * declared here) the environment can have the worker killed at each point of its way, and have it
+ * lack what it needs. In every other build all of this is nothing. Where the points are is in
+ * tests/faults/points.h, what is lacking in tests/faults/failing.c; the code here does not say.
  */
 #pragma once
 
@@ -11,22 +11,19 @@
 
 #ifdef SFS_FAULTS
 
-#define SFS_FAULT_POINT() sfs_fault_point()
+#define SFS_FAULT_INIT(registry, size, counter) sfs_fault_init(registry, size, counter)
 #define SFS_FAULT_REQUEST(opcode) sfs_fault_request(opcode)
 
-/* @counter: where the points are counted, in memory that outlives the worker, so that each is
- * passed once. */
-void sfs_fault_init(_Atomic uint64_t *counter);
-
-/* Kills this process here, if SECTIONFS_KILL_AT says so. */
-void sfs_fault_point(void);
+/* @registry, of @size bytes: what outlives the worker, with the @counter of the points that were
+ * passed. */
+void sfs_fault_init(const void *registry, size_t size, _Atomic uint64_t *counter);
 
 /* Fails, as a fault of its own would have it, at a request with the opcode SECTIONFS_ABORT_AT. */
 void sfs_fault_request(uint32_t opcode);
 
 #else
 
-#define SFS_FAULT_POINT() ((void)0)
+#define SFS_FAULT_INIT(registry, size, counter) ((void)0)
 #define SFS_FAULT_REQUEST(opcode) ((void)(opcode))
 
 #endif

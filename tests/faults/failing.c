@@ -9,6 +9,8 @@
  * environment, as SECTIONFS_FAILURES. A worker that comes after another counts its calls of each
  * class there, from its first instruction to when it says that it is ready.
  */
+#include "failing.h"
+
 #include "keeper-link.h"
 #include "registry.h"
 
@@ -24,7 +26,6 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/pidfd.h>
@@ -334,7 +335,8 @@ DESCRIPTOR(fspick, (int directory, const char *path, unsigned flags), (directory
 static bool
 duplicate_fails(int to)
 {
-    return fcntl(to, F_GETFD) < 0 ? fails(CLASS_DESCRIPTORS, EMFILE) : fails(CLASS_DEVICE, EBUSY);
+    return syscall(SYS_fcntl, to, F_GETFD) < 0 ? fails(CLASS_DESCRIPTORS, EMFILE)
+                                               : fails(CLASS_DEVICE, EBUSY);
 }
 
 int
@@ -425,35 +427,6 @@ fopen64(const char *path, const char *mode)
     return fails(CLASS_DESCRIPTORS, EMFILE) ? NULL : real(path, mode);
 }
 
-int
-fcntl(int fd, int command, ...)
-{
-    va_list args;
-    void *argument;
-    static int (*real)(int, int, ...);
-
-    va_start(args, command);
-    argument = va_arg(args, void *);
-    va_end(args);
-    if (real == NULL)
-        real = (int (*)(int, int, ...))dlsym(RTLD_NEXT, "fcntl");
-    if ((command == F_DUPFD || command == F_DUPFD_CLOEXEC) && fails(CLASS_DESCRIPTORS, EMFILE))
-        return -1;
-    return real(fd, command, argument);
-}
-
-int
-fcntl64(int fd, int command, ...)
-{
-    va_list args;
-    void *argument;
-
-    va_start(args, command);
-    argument = va_arg(args, void *);
-    va_end(args);
-    return fcntl(fd, command, argument);
-}
-
 /* --- space ----------------------------------------------------------------------------------- */
 
 /* What is an answer to the kernel, or the log, is no file. */
@@ -463,36 +436,21 @@ is_file(int fd)
     return fd > STDERR_FILENO && fd != SFS_FD_DEVICE && fd != SFS_FD_SESSION;
 }
 
-#define SPACE(type, name, parameters, arguments)                                                   \
-    type name parameters                                                                           \
-    {                                                                                              \
-        REAL(name);                                                                                \
-        return is_file(fd) && fails(CLASS_SPACE, ENOSPC) ? -1 : real arguments;                    \
-    }
-
-SPACE(ssize_t, pwrite, (int fd, const void *bytes, size_t n, off_t at), (fd, bytes, n, at))
-SPACE(ssize_t, pwrite64, (int fd, const void *bytes, size_t n, off64_t at), (fd, bytes, n, at))
-SPACE(ssize_t, writev, (int fd, const struct iovec *parts, int n), (fd, parts, n))
-SPACE(ssize_t, pwritev, (int fd, const struct iovec *parts, int n, off_t at), (fd, parts, n, at))
-SPACE(ssize_t, pwritev2, (int fd, const struct iovec *parts, int n, off_t at, int flags),
-      (fd, parts, n, at, flags))
-SPACE(int, ftruncate, (int fd, off_t size), (fd, size))
-SPACE(int, ftruncate64, (int fd, off64_t size), (fd, size))
-SPACE(int, fallocate, (int fd, int mode, off_t from, off_t n), (fd, mode, from, n))
-SPACE(int, fallocate64, (int fd, int mode, off64_t from, off64_t n), (fd, mode, from, n))
-SPACE(int, fsconfig, (int fd, unsigned command, const char *key, const void *value, int aux),
-      (fd, command, key, value, aux))
-
-ssize_t
-write(int fd, const void *bytes, size_t n)
+int
+fsconfig(int fd, unsigned command, const char *key, const void *value, int aux)
 {
-    REAL(write);
-    if (fd == SFS_FD_DEVICE && fails(CLASS_DEVICE, ENOMEM))
-        return -1;
-    return is_file(fd) && fails(CLASS_SPACE, ENOSPC) ? -1 : real(fd, bytes, n);
+    REAL(fsconfig);
+    return fails(CLASS_SPACE, ENOSPC) ? -1 : real(fd, command, key, value, aux);
 }
 
-/* --- reading; the device --------------------------------------------------------------------- */
+ssize_t
+pwritev(int fd, const struct iovec *parts, int n, off_t at)
+{
+    REAL(pwritev);
+    return is_file(fd) && fails(CLASS_SPACE, ENOSPC) ? -1 : real(fd, parts, n, at);
+}
+
+/* --- reading; the device; what points.c stands in for ---------------------------------------- */
 
 ssize_t
 pread(int fd, void *bytes, size_t n, off_t at)
@@ -507,27 +465,30 @@ pread64(int fd, void *bytes, size_t n, off64_t at)
     return pread(fd, bytes, n, at);
 }
 
-ssize_t
-read(int fd, void *bytes, size_t n)
+bool
+failing_call(long call, long fd, long second)
 {
-    REAL(read);
-    /* The threads that serve have the first thread's work behind them. */
-    if (fd == SFS_FD_DEVICE)
-        return getpid() == gettid() && fails(CLASS_DEVICE, ENOMEM) ? -1 : real(fd, bytes, n);
-    return fails(CLASS_READS, EIO) ? -1 : real(fd, bytes, n);
-}
-
-int
-ioctl(int fd, unsigned long request, ...)
-{
-    va_list args;
-    void *argument;
-    static int (*real)(int, unsigned long, ...);
-
-    va_start(args, request);
-    argument = va_arg(args, void *);
-    va_end(args);
-    if (real == NULL)
-        real = (int (*)(int, unsigned long, ...))dlsym(RTLD_NEXT, "ioctl");
-    return fd == SFS_FD_DEVICE && fails(CLASS_DEVICE, ENOMEM) ? -1 : real(fd, request, argument);
+    switch (call) {
+    case SYS_fcntl:
+        return (second == F_DUPFD || second == F_DUPFD_CLOEXEC) && fails(CLASS_DESCRIPTORS, EMFILE);
+    case SYS_read:
+        /* The threads that serve have the first thread's work behind them. */
+        if (fd == SFS_FD_DEVICE)
+            return getpid() == gettid() && fails(CLASS_DEVICE, ENOMEM);
+        return fails(CLASS_READS, EIO);
+    case SYS_write:
+        if (fd == SFS_FD_DEVICE)
+            return fails(CLASS_DEVICE, ENOMEM);
+        return is_file((int)fd) && fails(CLASS_SPACE, ENOSPC);
+    case SYS_fallocate:
+    case SYS_ftruncate:
+    case SYS_pwrite64:
+    case SYS_pwritev2:
+    case SYS_writev:
+        return is_file((int)fd) && fails(CLASS_SPACE, ENOSPC);
+    case SYS_ioctl:
+        return fd == SFS_FD_DEVICE && fails(CLASS_DEVICE, ENOMEM);
+    default:
+        return false;
+    }
 }
