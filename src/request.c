@@ -85,10 +85,12 @@ sfs_requests_prune(SfsRequests *requests, GHashTable *numbers)
 
 /* --- what is still being done ---------------------------------------------------------------- */
 
+/* 0: it died before it had noted who it was, and so was not asleep. */
 static bool
 is_there(int32_t process, int32_t thread)
 {
-    return syscall(SYS_tgkill, process, thread, 0) == 0 || errno != ESRCH;
+    return process != 0 && thread != 0 &&
+           (syscall(SYS_tgkill, process, thread, 0) == 0 || errno != ESRCH);
 }
 
 static SfsHeld *
@@ -121,7 +123,7 @@ sfs_requests_note_held(SfsRegistryHeader *header, GHashTable *numbers)
         if (number == 0 || !g_hash_table_contains(numbers, &number) ||
             !is_there(running->process, running->thread))
             continue;
-        held = find_held(header, 0);
+        held = find_held(header, number) == NULL ? find_held(header, 0) : NULL;
         if (held == NULL)
             continue;
         held->process = running->process;
@@ -199,8 +201,10 @@ sfs_request_end(void)
     /* Answered: it cannot come again. */
     if (current.done != SFS_NO_SLOT)
         sfs_registry_release(current.requests->registry, SFS_TABLE_DONE, current.done);
-    if (current.running != NULL)
+    if (current.running != NULL) {
+        current.running->process = 0;
         atomic_store(&current.running->unique, 0);
+    }
     memset(&current, 0, sizeof current);
 }
 

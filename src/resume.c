@@ -154,6 +154,7 @@ note_suspects(SfsResume *resume, SfsRegistryHeader *header)
         uint64_t number = atomic_load(&running->unique);
         SfsSuspect *suspect;
 
+        running->process = 0;
         if (number == 0)
             continue;
         if (!g_hash_table_contains(resume->numbers, &number)) {
