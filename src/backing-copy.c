@@ -11,7 +11,6 @@
  */
 #include "backing.h"
 
-#include "fault.h"
 #include "keeper-link.h"
 #include "util.h"
 
@@ -356,11 +355,9 @@ copy_commit(SfsBacking *backing)
     if (self->file != NULL)
         return sfs_view_commit_bytes(backing, self->of, rec, st.st_size);
     atomic_store(&rec->committing, 1);
-    SFS_FAULT_POINT();
     r = clone_over(sfs_backing_data_fd(self->of), self->fd); /* it goes back as it came */
     if (r == 0 && self->of->ops->sync != NULL)
         r = self->of->ops->sync(self->of, false);
-    SFS_FAULT_POINT();
     atomic_store(&rec->committing, 0);
     return r;
 }

@@ -48,7 +48,6 @@ sfs_link_put(int link, SfsRegistry *registry, int fd, uint32_t *slot)
 
     if (sfs_registry_alloc(registry, SFS_TABLE_FDS, slot) == NULL)
         return -ENFILE;
-    SFS_FAULT_POINT();
     r = send_message(link, (SfsLinkMessage){SFS_LINK_PUT, *slot}, fd);
     if (r < 0)
         sfs_registry_release(registry, SFS_TABLE_FDS, *slot);

@@ -2,7 +2,6 @@
 #include "node.h"
 
 #include "keeper-link.h"
-#include "fault.h"
 #include "passthrough.h"
 #include "request.h"
 #include "util.h"
@@ -386,9 +385,7 @@ sfs_node_end_withdrawal(SfsNodes *nodes, _Atomic int32_t *withdrawal)
 {
     if (withdrawal == NULL)
         return;
-    SFS_FAULT_POINT();
     sfs_passthrough_unregister(nodes->device, atomic_load(withdrawal));
-    SFS_FAULT_POINT();
     atomic_store(withdrawal, 0);
 }
 
@@ -404,7 +401,6 @@ sfs_node_set_backing(SfsNodes *nodes, uint32_t slot, SfsBacking *backing, uint32
     sfs_node_end_withdrawal(nodes, withdrawal);
     rec->fd_slot = fd_slot;
     nodes->backings[slot] = backing;
-    SFS_FAULT_POINT();
     /* A file of the store gives its slot back itself; a real file's is ours to give back. Not
      * before the record is without it: the slot may be another's at once. */
     if (old != NULL && rec->kind == SFS_KIND_FILE)

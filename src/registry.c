@@ -182,10 +182,8 @@ complete_commit(SfsRegistry *registry)
     CommitList *list = &registry->shared->commit;
     uint32_t n = atomic_load(&list->valid);
 
-    for (uint32_t i = 0; i < n && i < SFS_COMMIT_MAX; i++) {
+    for (uint32_t i = 0; i < n && i < SFS_COMMIT_MAX; i++)
         make_change(registry, &list->changes[i]);
-        SFS_FAULT_POINT();
-    }
     atomic_store(&list->valid, 0);
 }
 
@@ -243,6 +241,8 @@ sfs_registry_open(int fd, GError **error)
     SfsRegistry *registry = open_mapped(fd, true, error);
 
     if (registry != NULL) {
+        SFS_FAULT_INIT(registry->base, registry->size, &registry->header->fault_points,
+                       registry->header->worker_starts + 1);
         complete_commit(registry);
         scan(registry);
     }
@@ -319,9 +319,7 @@ sfs_registry_alloc(SfsRegistry *registry, SfsTable table, uint32_t *slot)
 void
 sfs_registry_publish(SfsRegistry *registry, SfsTable table, uint32_t slot)
 {
-    SFS_FAULT_POINT();
     atomic_store_explicit(state_of(registry, table, slot), SFS_LIVE, memory_order_release);
-    SFS_FAULT_POINT();
 }
 
 /* Makes a slot, whose record is SFS_FREE already, available to sfs_registry_alloc(). */
@@ -337,7 +335,6 @@ recycle(SfsRegistry *registry, SfsTable table, uint32_t slot)
 void
 sfs_registry_release(SfsRegistry *registry, SfsTable table, uint32_t slot)
 {
-    SFS_FAULT_POINT();
     /* The keeper clears a descriptor's record itself, when it closes it. */
     if (table != SFS_TABLE_FDS)
         atomic_store_explicit(state_of(registry, table, slot), SFS_FREE, memory_order_release);
@@ -380,12 +377,9 @@ sfs_registry_commit(SfsRegistry *registry, const SfsChange *changes, unsigned n)
     g_assert(n <= SFS_COMMIT_MAX);
     g_mutex_lock(&registry->commit_lock);
     memcpy(list->changes, changes, n * sizeof *changes);
-    SFS_FAULT_POINT();
     atomic_store_explicit(&list->valid, n, memory_order_release);
-    SFS_FAULT_POINT();
     complete_commit(registry);
     g_mutex_unlock(&registry->commit_lock);
-    SFS_FAULT_POINT();
     for (unsigned i = 0; i < n; i++) {
         if (changes[i].size == 0 && changes[i].state == SFS_FREE)
             recycle(registry, changes[i].table, changes[i].slot);

@@ -197,7 +197,6 @@ sfs_request_begin(SfsRequests *requests, uint64_t unique, uint32_t opcode, uint6
 void
 sfs_request_end(void)
 {
-    SFS_FAULT_POINT();
     /* Answered: it cannot come again. */
     if (current.done != SFS_NO_SLOT)
         sfs_registry_release(current.requests->registry, SFS_TABLE_DONE, current.done);

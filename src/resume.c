@@ -8,7 +8,6 @@
 #include "resume.h"
 
 #include "doubt.h"
-#include "fault.h"
 #include "keeper-link.h"
 #include "lifetime.h"
 #include "lock.h"
@@ -655,23 +654,16 @@ sfs_resume_adopt(SfsResume *resume, SfsMount *mount)
     sfs_requests_prune(mount->requests, resume->numbers);
     single_out(resume, mount);
     count_names(mount);
-    SFS_FAULT_POINT();
     adopt_nodes(mount, by_slot);
-    SFS_FAULT_POINT();
     if (!adopt_views(mount, by_view))
         return false;
-    SFS_FAULT_POINT();
     adopt_handles(mount, by_slot, by_view);
-    SFS_FAULT_POINT();
     sfs_locks_adopt(mount);
     sfs_store_adopted(mount->store);
-    SFS_FAULT_POINT();
     sfs_views_finish_commits(mount);
     sweep_descriptors(mount);
-    SFS_FAULT_POINT();
     sfs_registry_sweep_text(mount->registry);
     sweep_backing_ids(mount);
-    SFS_FAULT_POINT();
 #ifdef SFS_DEBUG
     check(mount);
 #endif

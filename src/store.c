@@ -394,6 +394,11 @@ reap(gpointer data, gpointer unused)
     SfsStoreFile *file = data;
     uint64_t bytes = file->bytes;
 
+    /* The keeper is about to close its own, and gives back the memory if it is the last to do so:
+     * meanwhile it takes no descriptors, and who opens something waits. Nobody but us has those
+     * that are counted. */
+    if (file->counted && ftruncate(file->fd, 0) != 0)
+        g_debug("memory of a file cannot be given back before it is closed: %s", g_strerror(errno));
     close(file->fd);
     uncharge(file, bytes);
     sfs_page_map_free(file->ahead);

@@ -10,7 +10,6 @@
  */
 #include "backing.h"
 
-#include "fault.h"
 
 #define PIECE ((size_t)1 << 20) /* is written at a time */
 
@@ -100,7 +99,6 @@ write_range(SfsBacking *view, SfsBacking *base, char *buffer, off_t at, off_t en
         if (put < 0)
             return (int)put;
         at += put;
-        SFS_FAULT_POINT();
     }
     return 0;
 }
@@ -118,17 +116,13 @@ sfs_view_commit_bytes(SfsBacking *view, SfsBacking *base, SfsViewRec *rec, off_t
     if (r < 0)
         return r;
     atomic_store(&rec->committing, 1);
-    SFS_FAULT_POINT();
     r = set_size(view, base, st.st_size, limit);
-    SFS_FAULT_POINT();
     while (r == 0 && view->ops->changed(view, at, &first, &end) == 0) {
         r = write_range(view, base, buffer, first, end);
         at = end;
     }
     if (r == 0 && base->ops->sync != NULL)
         r = base->ops->sync(base, false);
-    SFS_FAULT_POINT();
     atomic_store(&rec->committing, 0);
-    SFS_FAULT_POINT();
     return r;
 }

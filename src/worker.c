@@ -476,9 +476,6 @@ sfs_worker_main(void)
     worker.mount.header->worker_starts++;
     sfs_log_init(worker.mount.header->config.foreground, worker.mount.header->config.debug);
     set_up_process();
-#ifdef SFS_FAULTS
-    sfs_fault_init(&worker.mount.header->fault_points, worker.mount.header->worker_starts);
-#endif
     connect_session(SFS_FD_DEVICE); /* takes the number, before anything else gets it */
     worker.mount.device = SFS_FD_DEVICE;
     worker.mount.link = SFS_FD_LINK;

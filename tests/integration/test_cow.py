@@ -94,6 +94,17 @@ def test_untouched_view_shows_the_base(mnt, base):
     mnt.run(body)
 
 
+def test_a_view_for_reading_keeps_nothing(mnt):
+    """Neither bytes nor anything that the kernel holds for it."""
+    before = mnt.stats()
+    for _ in range(3):
+        write(mnt / "x", pattern("x", 10 * PAGE))
+        with opened(mnt.cow("x"), os.O_RDONLY) as fd:
+            assert os.pread(fd, PAGE, 0) == pattern("x", 10 * PAGE)[:PAGE]
+        os.unlink(mnt / "x")
+    mnt.settled(before)
+
+
 @every_mode
 def test_written_bytes_are_seen_in_the_view_and_nowhere_else(mnt, base):
     def body():

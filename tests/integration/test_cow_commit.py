@@ -14,6 +14,7 @@ import time
 
 import pytest
 
+from points import ANY, Points
 from test_death import faulty  # noqa: F401 (a fixture)
 from test_verbs import COMMIT, diff
 from test_views import define, loop  # noqa: F401 (a fixture)
@@ -77,11 +78,13 @@ class Section:
                       writes=writes)
         self.new = bytes(new)
 
-    def commit(self, end_worker):
-        """Commits, while end_worker ends one or more. Looks at the section as soon as the next one
-        serves, and when it is done."""
+    def commit(self, end_worker, points=None, kills=()):
+        """Commits, while end_worker ends one or more, or one ends at kills. Looks at the section as
+        soon as the next one serves, and when it is done."""
         before = self.mnt.stats()
         told = self.mnt.log_text().count(ENDED)
+        if points:
+            points.arm(*kills)
         self.child.begin("fcntl.ioctl(fd, COMMIT)", _kind="get")
         end_worker(before["worker_pid"])
         done = self.is_done()
@@ -125,10 +128,13 @@ class Section:
             ", ".join(f"{name or 'neither'} {pages.count(name)}" for name in sorted(set(pages)))
 
     def check_pages(self, found):
-        """Each is the old one or the new one, or zeros beyond the end that there was."""
+        """Each is the old one or the new one, or the old one cut off at the new end, or zeros beyond
+        the end that there was."""
+        cut = self.old[:len(self.new)]
         for at in range(0, len(found), PAGE):
             page = found[at:at + PAGE].ljust(PAGE, b"\0")
             assert page in (bytes(PAGE), self.old[at:at + PAGE].ljust(PAGE, b"\0"),
+                            cut[at:at + PAGE].ljust(PAGE, b"\0"),
                             self.new[at:at + PAGE].ljust(PAGE, b"\0")), self.describe(found)
 
     def close(self):
@@ -166,14 +172,14 @@ def test_worker_is_killed_during_a_commit(request, new_mount, session, io, mecha
     section.close()
 
 
-def commit_killed_at(request, faulty, io, mechanism, kind, place, points):
+def commit_killed_at(request, faulty, io, mechanism, kind, place, points, kills):
     """How often a later worker ended what was begun; None if none was killed."""
     section = Section(request, io, mechanism, place, MIB + 123,
-                      lambda io, options: faulty(io, SECTIONFS_KILL_AT=",".join(map(str, points)),
-                                                 options=options))
+                      lambda io, options: faulty(io, SECTIONFS_POINTS=points.path, options=options))
     section.change(kind, runs=40)
     section.commit(lambda pid: eventually(
-        lambda: section.is_done() or section.mnt.stats()["worker_pid"] != pid))
+        lambda: section.is_done() or section.mnt.stats()["worker_pid"] != pid), points, kills)
+    points.disarm()
     section.close()
     section.mnt.stop()
     return section.ended if "was ended by signal 9" in section.mnt.log_text() else None
@@ -182,18 +188,18 @@ def commit_killed_at(request, faulty, io, mechanism, kind, place, points):
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 @both_modes
 def test_worker_is_killed_at_points_of_a_commit(request, faulty, session, io, mechanism, place):
-    """And again at some while the next one ends what was begun. It passes through about 100 of them
-    before there is anything to commit, and 50 in doing it."""
+    """And again at some while the next one ends what was begun."""
     session.watchdog.arm(1800)
-    points = range(1, 450) if LONG else range(random.randrange(110, 125), 260, 12)
+    points = Points(f"{place}/points", os.environ.get("SECTIONFS_FAULTS"))
+    first = range(1, 1500, 3) if LONG else range(random.randrange(5, 20), 200, 15)
     killed = ended = 0
-    for number, point in enumerate(points):
+    for number, point in enumerate(first):
         times = commit_killed_at(request, faulty, io, mechanism, KINDS[number % len(KINDS)], place,
-                                 (point, point + 19, point + 61))
+                                 points, [(ANY, point), (ANY, 19), (ANY, 200)])
         killed += times is not None
         ended += times or 0
     print(f"{killed} times killed, {ended} of them in the midst")
-    assert ended or mechanism == "file clone" and not LONG      # which has but two points in it
+    assert ended or mechanism == "file clone" and not LONG
 
 
 def test_command_succeeds_though_the_worker_is_killed(mnt, session, place):

@@ -740,55 +740,17 @@ def test_a_request_that_ends_workers_gets_eio(faulty, mode):
 
 
 @both_modes
-def test_killed_at_each_point(faulty, mode, place, session):
-    """At so many of them as there is time for, evenly spread over the first ones: one client does
-    all that it can do, and knows what must come of it."""
-    session.watchdog.arm(3000 if LONG else 200)
-    points = {*range(1, 40), *range(40, 3000, 13)} if LONG else {1, 2, *range(3, 600, 75)}
-    for point in sorted(points):
-        mnt = faulty(mode, SECTIONFS_KILL_AT=str(point))
-        os.mkdir(f"{place}/{point}")
-        before = mnt.stats()
-        clients = begin_clients(mnt, f"{place}/{point}", count=2, seed=point)
-        time.sleep(0.3)
-        end_clients(mnt, f"{place}/{point}", clients, before)
-        util.run(mnt.command[0], "--check-registry", mnt.path)
-        assert mnt.stats()["deaths"] == 1
-        assert mnt.stop() == []
-        mnt.keeper = None
-
-
-@both_modes
-def test_killed_while_going_on(faulty, mode, place, session):
-    """The worker after one that was killed dies at its first point, the next one at its second, and
-    so on: through all that going on takes, and into what comes after that."""
-    session.watchdog.arm(3000 if LONG else 200)
-    for point in range(10, 2000, 97) if LONG else (1, 250):
-        places = [str(point + n * (n + 1) // 2) for n in range(60 if LONG else 25)]
-        mnt = faulty(mode, SECTIONFS_KILL_AT=",".join(places))
-        os.mkdir(f"{place}/{point}")
-        before = mnt.stats()
-        clients = begin_clients(mnt, f"{place}/{point}", count=2, seed=point)
-        time.sleep(0.3)
-        end_clients(mnt, f"{place}/{point}", clients, before)
-        util.run(mnt.command[0], "--check-registry", mnt.path)
-        # Another thread of a worker that is dying may pass the next point.
-        assert len(places) // 3 < mnt.stats()["deaths"] <= len(places)
-        assert mnt.stop() == []
-        mnt.keeper = None
-
-
-@both_modes
 def test_killed_more_often_than_it_can_serve(faulty, mode):
     """For as long as that goes on; it is no failure of the worker's."""
-    mnt = faulty(mode, SECTIONFS_KILL_AT=",".join(str(point) for point in range(100, 203)))
+    mnt = faulty(mode, SECTIONFS_KILL_AT=",".join(str(point) for point in range(3000, 3108)))
     with opened(mnt / "a", os.O_CREAT | os.O_RDWR) as fd:
         n = 0
         while mnt.stats()["deaths"] == 0:
             os.ftruncate(fd, n)
             n += 1
         assert os.fstat(fd).st_size == n - 1
-    assert mnt.stats()["deaths"] == 103
+    # Another thread of a worker that is dying may pass the next point.
+    assert 100 < mnt.stats()["deaths"] <= 108
     assert mnt.log_text().count("did not get to serve") > 100
 
 

@@ -1,21 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 #include "fault.h"
 
-#ifdef SFS_FAULTS
-
 #include "keeper-link.h"
+#include "points.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
-static _Atomic uint64_t *points;
 static char failing[32]; /* "": nothing is to fail in this process */
 
 void
-sfs_fault_init(_Atomic uint64_t *counter, uint32_t worker)
+sfs_fault_init(const void *registry, size_t size, _Atomic uint64_t *counter, uint32_t worker)
 {
     const char *fail = g_getenv("SECTIONFS_FAIL");
     const char *which = fail != NULL ? strchr(fail, '@') : NULL;
@@ -23,22 +20,7 @@ sfs_fault_init(_Atomic uint64_t *counter, uint32_t worker)
     if (which != NULL ? g_ascii_strtoull(which + 1, NULL, 10) == worker : worker > 1)
         g_strlcpy(failing, fail != NULL ? fail : "", sizeof failing);
     failing[strcspn(failing, "@")] = '\0';
-    points = counter;
-}
-
-void
-sfs_fault_point(void)
-{
-    const char *at = g_getenv("SECTIONFS_KILL_AT");
-    uint64_t point = points != NULL ? atomic_fetch_add(points, 1) + 1 : 0;
-    char *end;
-
-    for (; at != NULL && *at != '\0'; at = *end == ',' ? end + 1 : end) {
-        if (g_ascii_strtoull(at, &end, 10) == point)
-            kill(getpid(), SIGKILL);
-        if (end == at)
-            break;
-    }
+    points_init(registry, size, counter);
 }
 
 void
@@ -85,10 +67,3 @@ sfs_fault_run_out(void)
         setrlimit(RLIMIT_AS, &limit);
     }
 }
-
-#else
-
-/* An empty translation unit is not C. */
-typedef int SfsNoFaults;
-
-#endif
