@@ -153,20 +153,21 @@ def test_worker_is_killed_during_a_commit(request, new_mount, session, io, mecha
     """At any moment of it; what is seen once the next worker serves is the one or the other."""
     session.watchdog.arm(1200)
     section = Section(request, io, mechanism, place, 8 * MIB + 123, new_mount)
-    took = 0.02
+    took = 0
     for number in range(120 if LONG else 12):
         section.change(KINDS[number % len(KINDS)])
 
+        def measure(pid):
+            nonlocal took
+            start = time.monotonic()
+            select.select([section.child.socket], [], [], 60)
+            took = time.monotonic() - start
+
         def wait_and_kill(pid):
-            if number == 0:
-                return
             time.sleep(section.random.uniform(0, 1.2 * took))
             kill(pid, signal.SIGKILL)
             eventually(lambda: section.mnt.stats()["worker_pid"] != pid)
-        start = time.monotonic()
-        section.commit(wait_and_kill)
-        if number == 0:
-            took = time.monotonic() - start
+        section.commit(wait_and_kill if took else measure)
     print(f"{section.deaths} deaths, {section.ended} of them in the midst")
     assert section.deaths == number and (section.ended > 5 or not LONG)
     section.close()
