@@ -200,10 +200,8 @@ sfs_request_end(void)
     /* Answered: it cannot come again. */
     if (current.done != SFS_NO_SLOT)
         sfs_registry_release(current.requests->registry, SFS_TABLE_DONE, current.done);
-    if (current.running != NULL) {
-        current.running->process = 0;
+    if (current.running != NULL)
         atomic_store(&current.running->unique, 0);
-    }
     memset(&current, 0, sizeof current);
 }
 
