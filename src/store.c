@@ -22,7 +22,6 @@
  */
 #include "store.h"
 
-#include "fault.h"
 #include "keeper-link.h"
 #include "log.h"
 #include "page-map.h"
@@ -110,8 +109,6 @@ resize_tmpfs(SfsStore *store, uint64_t bytes)
     sfs_autofd context = fspick(store->tmpfs, "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH);
     int r;
 
-    if (SFS_FAULT_FAILS("resize"))
-        return -EPERM;
     if (context < 0)
         return -errno;
     r = set_size(context, bytes);
@@ -516,7 +513,7 @@ void
 sfs_store_file_free(SfsStoreFile *file)
 {
     sfs_link_drop(file->store->link, file->store->registry, file->slot);
-    g_thread_pool_push(file->store->reaper, file, NULL);
+    sfs_pool_push(file->store->reaper, file);
 }
 
 int

@@ -2,6 +2,8 @@
 /* Built without what it serves, or each of its stores would ask it about itself. */
 #include "points.h"
 
+#include "failing.h"
+
 #include <glib.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -389,6 +391,8 @@ __wrap_g_snprintf(char *to, size_t size, const char *format, ...)
     {                                                                                              \
         long result;                                                                               \
                                                                                                    \
+        if (failing_call(call, a, b))                                                              \
+            return -1;                                                                             \
         pass(PC, 0);                                                                               \
         result = syscall(call, a, b, c, d, e, f);                                                  \
         pass(PC, POINTS_AFTER);                                                                    \
@@ -427,6 +431,8 @@ points_pwritev2(int fd, const void *iov, int n, long at, int flags)
 {
     ssize_t result;
 
+    if (failing_call(SYS_pwritev2, fd, 0))
+        return -1;
     pass(PC, 0);
     result = syscall(SYS_pwritev2, fd, iov, n, at, 0L, flags);
     pass(PC, POINTS_AFTER);

@@ -15,7 +15,6 @@ import time
 import pytest
 
 from points import ANY, Points
-from test_death import faulty  # noqa: F401 (a fixture)
 from test_verbs import COMMIT, diff
 from test_views import define, loop  # noqa: F401 (a fixture)
 from util import (KIB, MIB, PAGE, Child, ChildDied, View, eventually, kill, mapped, opened, pattern,
