@@ -259,6 +259,11 @@ sfs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t
     }
     n = sfs_section_write(sfs_op_mount(req), handle, pipe < 0 ? buf : NULL, pipe, size, offset,
                           how);
+    if (n == -EINVAL && pipe >= 0) {
+        /* Not every real file takes bytes from a pipe. */
+        sfs_reader_load();
+        n = sfs_section_write(sfs_op_mount(req), handle, buf, -1, size, offset, how);
+    }
     if (n < 0)
         fuse_reply_err(req, (int)-n);
     else

@@ -153,6 +153,8 @@ note_suspects(SfsResume *resume, SfsRegistryHeader *header)
         uint64_t number = atomic_load(&running->unique);
         SfsSuspect *suspect;
 
+        if (running->process != 0)
+            running->process = 0; /* whoever uses it next may die before saying who it is */
         if (number == 0)
             continue;
         if (!g_hash_table_contains(resume->numbers, &number)) {
