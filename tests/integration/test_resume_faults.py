@@ -32,7 +32,7 @@ def in_use(faulty, place):
     """Mounts with everything in use."""
     def make(mode):
         mnt = faulty(mode)
-        mnt.log_is_fine += OUT_OF_MEMORY
+        mnt.log_is_fine += "|no thread is to be had" + OUT_OF_MEMORY
         os.mkdir(mnt.path + ".files")
         mnt.everything = Everything(mnt, mnt.path + ".files")
         mnt.told = len(mnt.log_text())
@@ -205,6 +205,20 @@ def test_nothing_new_for_want_of_records(in_use, mode):
     resumed(mnt)
     mnt.everything.check()
     os.mkdir(mnt / "new")
+
+
+@both_modes
+def test_no_thread_is_to_be_had(in_use, mode):
+    """For what may have to wait, and is given to a thread of its own: another worker has one."""
+    mnt = in_use(mode)
+    mnt.failures.plan("threads", calls(mnt)["threads"] + 1, EVER, serving=True)
+    kill_worker(mnt)
+    assert outcome(mnt) == "works on"
+    with refused(errno.ENOLCK):                 # each of those that wait for a lock has one
+        mnt.everything.waiter.finish()
+    assert "holder" in mnt.everything.user.get("open(top + '/.info/file').read()")
+    assert "no thread is to be had" in mnt.log_text() and mnt.failures.ready == 2
+    mnt.everything.check_bytes()
 
 
 def test_limit_that_cannot_be_moved(in_use):
