@@ -13,11 +13,14 @@ both_modes = pytest.mark.parametrize("mode", ["passthrough", "cached"])
 
 def worker_of(mnt):
     """The present worker, as (pid, start time): a pid alone is given to others later. None while
-    there is none. Asks /proc and not the mount."""
-    for pid, row in util.process_table().items():
-        if row[0] == mnt.keeper and row[1] not in "ZX":
-            return pid, row[2]
-    return None
+    there is none. Asks /proc and not the mount. One that was left behind may still be dying: the
+    last that was started is meant."""
+    workers = [(row[2], pid) for pid, row in util.process_table().items()
+               if row[0] == mnt.keeper and row[1] not in "ZX"]
+    if not workers:
+        return None
+    start, pid = max(workers)
+    return pid, start
 
 
 def kill_worker(mnt, number=signal.SIGKILL):

@@ -46,7 +46,12 @@ def outcome(mnt):
         if mnt.process.poll() is not None:
             return "ended"
         return mnt.failures.ready > 0 and "works on"
-    return eventually(known, 30, f"the mount hangs:\n{mnt.log_text()[mnt.told:]}")
+    try:
+        return eventually(known, 30)
+    except AssertionError as error:
+        error.add_note("the mount hangs:\n" + mnt.log_text()[mnt.told:]
+                       + util.threads_below(os.getpid()))
+        raise
 
 
 def works_on(mnt):
