@@ -85,10 +85,11 @@ sfs_requests_prune(SfsRequests *requests, GHashTable *numbers)
 
 /* --- what is still being done ---------------------------------------------------------------- */
 
+/* One that was killed before it had noted itself as a whole has done nothing yet: 0 is nobody. */
 static bool
 is_there(int32_t process, int32_t thread)
 {
-    return syscall(SYS_tgkill, process, thread, 0) == 0 || errno != ESRCH;
+    return process > 0 && thread > 0 && syscall(SYS_tgkill, process, thread, 0) == 0;
 }
 
 static SfsHeld *
