@@ -85,10 +85,12 @@ sfs_requests_prune(SfsRequests *requests, GHashTable *numbers)
 
 /* --- what is still being done ---------------------------------------------------------------- */
 
+/* What was not noted yet is none: that thread had not begun either. */
 static bool
 is_there(int32_t process, int32_t thread)
 {
-    return syscall(SYS_tgkill, process, thread, 0) == 0 || errno != ESRCH;
+    return process > 0 && thread > 0 &&
+           (syscall(SYS_tgkill, process, thread, 0) == 0 || errno != ESRCH);
 }
 
 static SfsHeld *

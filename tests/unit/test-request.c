@@ -275,12 +275,15 @@ set_of(const uint64_t *number)
 static void
 test_held(Fixture *f, gconstpointer data)
 {
-    static const uint64_t gone = 1001, asleep = 100, another = 5;
+    static const uint64_t gone = 1001, asleep = 100, another = 5, half = 9;
     SfsRegistryHeader *header = sfs_registry_header(f->registry);
     g_autoptr(GHashTable) none = g_hash_table_new(g_int64_hash, g_int64_equal);
     g_autoptr(GHashTable) numbers = set_of(&asleep), others = set_of(&another);
 
     g_hash_table_add(numbers, (gpointer)&gone);
+    /* Whose worker died before it had noted by whom it was taken up. */
+    g_hash_table_add(numbers, (gpointer)&half);
+    atomic_store(&header->running[SFS_RUNNING_MAX - 1].unique, half);
     f->value = gone - 1;
     g_thread_join(g_thread_new("one", begin_and_die, f));
     begin(f, asleep);
@@ -289,6 +292,7 @@ test_held(Fixture *f, gconstpointer data)
     sfs_requests_note_held(header, numbers);
     g_assert_true(sfs_request_held(header, asleep | SFS_REQUEST_AGAIN));
     g_assert_false(sfs_request_held(header, gone));
+    g_assert_false(sfs_request_held(header, half));
     g_assert_false(sfs_request_held(header, another));
     sfs_request_end();
 
