@@ -217,7 +217,7 @@ sfs_resume_read(SfsMount *mount, bool *ended)
     int r;
 
     *ended = false;
-    if (mount->header->init_length == 0)
+    if (mount->header->worker_starts <= 1)
         return NULL;
     resume = g_new0(SfsResume, 1);
     g_mutex_init(&resume->lock);
@@ -232,6 +232,9 @@ sfs_resume_read(SfsMount *mount, bool *ended)
     *ended = r == -ENODEV || r == -ECONNABORTED || r == -EPERM;
     if (r < 0 && !*ended)
         g_critical("requests cannot be read again: %s", g_strerror(-r));
+    /* Whoever was here has died of, or at, INIT, and that it cannot come again was not noted. */
+    if (r < 0 && mount->header->init_length == 0)
+        *ended = true;
     sfs_requests_note_held(mount->header, resume->numbers);
     note_suspects(resume, mount->header);
     mount->header->resent += g_hash_table_size(resume->numbers);
