@@ -38,7 +38,7 @@ hold(void *from, size_t size)
 
     if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0)
         return -1;
-    if (size > PIPE_SMALL && fcntl(ends[1], F_SETPIPE_SZ, (int)PIPE_LARGE) < 0)
+    if (size > PIPE_SMALL && fcntl(ends[1], F_SETPIPE_SZ, (int)size) < 0)
         g_debug("a pipe stays small: %s", g_strerror(errno));
     if (vmsplice(ends[1], &iov, 1, SPLICE_F_NONBLOCK) < 0)
         g_debug("memory that may be moved: %s", g_strerror(errno));

@@ -22,7 +22,6 @@ import pytest
 import util
 from points import ANY, Points
 from sections import PREFIX, key, make, patiently, set_keys
-from test_death import faulty  # noqa: F401 (a fixture)
 from util import (FALLOC_KEEP_SIZE, PAGE, RENAME_EXCHANGE, RENAME_NOREPLACE, View, eventually,
                   fallocate, link_fd, opened, pattern, punch, read, refused, renameat2, write)
 
