@@ -23,8 +23,9 @@
  * only if nobody made it private meanwhile.
  *
  * Reading takes no lock, so nobody waits for who writes: the page map can be looked at without one.
- * Only where base_limit is changed together with the map (begin_cut(), end_cut()) do readers have
- * to see both or neither; they find out by `cuts`, and look again under the lock.
+ * Only where base_limit is changed together with the map, or pages are taken out of that and given
+ * back (begin_cut(), end_cut()), do readers have to see both or neither; they find out by `cuts`,
+ * and read again under the lock.
  */
 #include "backing.h"
 
@@ -48,10 +49,12 @@ typedef struct {
     uint32_t slot; /* of the record */
     SfsViewRec *rec;
 
-    GMutex lock;                   /* protects all below, and the record's sizes and times */
+    GMutex times; /* protects the record's times; the innermost lock */
+
+    GMutex lock;                   /* protects all below, and the record's sizes */
     SfsStoreFile *_Atomic overlay; /* NULL until something is private */
     SfsPageMap *map;
-    _Atomic uint32_t cuts; /* how often what shows of the base was changed; odd: it is now */
+    _Atomic uint32_t cuts; /* how often pages or base were taken out of it; odd: they are now */
     SfsMapFile kept;       /* the map's copy in the overlay */
     uint64_t changes;      /* counts them */
     SfsStoreFile *locks;   /* an empty file for advisory locks, NULL until there is one */
@@ -84,8 +87,10 @@ pages_covering(off_t end)
 static void
 modified(CowBacking *self)
 {
+    g_mutex_lock(&self->times);
     sfs_time_set(&self->rec->mtime, sfs_now());
     self->rec->ctime = self->rec->mtime;
+    g_mutex_unlock(&self->times);
     self->changes++;
 }
 
@@ -169,23 +174,73 @@ read_overlay(CowBacking *self, char *buf, size_t size, off_t offset)
     return 0;
 }
 
-/* Where the bytes from @page on are, up to the page that is returned: in the overlay, or else in
- * the base below @limit. */
-static uint64_t
-look(CowBacking *self, uint64_t page, uint64_t end, bool *is_private, uint64_t *limit)
-{
-    uint32_t cuts = atomic_load(&self->cuts);
-    uint64_t run_end;
+/* Where bytes are: in the overlay, or else in the base below @limit. */
+typedef struct {
+    bool is_private;
+    uint64_t limit;
+    size_t size; /* so many of them */
+    uint32_t cuts;
+} Place;
 
-    run_end = sfs_page_map_peek(self->map, page, end, is_private);
-    *limit = atomic_load(&self->rec->base_limit);
-    if (cuts % 2 == 0 && atomic_load(&self->cuts) == cuts)
-        return run_end;
-    g_mutex_lock(&self->lock);
-    run_end = sfs_page_map_run(self->map, page, end, is_private);
-    *limit = self->rec->base_limit;
-    g_mutex_unlock(&self->lock);
-    return run_end;
+static size_t
+up_to_page(uint64_t page, size_t size, off_t offset)
+{
+    size_t n = (size_t)(start_of(page) - offset);
+
+    return MIN(n, size);
+}
+
+/* Lock held. */
+static Place
+look_locked(CowBacking *self, size_t size, off_t offset)
+{
+    Place place = {.limit = self->rec->base_limit, .cuts = self->cuts};
+    uint64_t end = pages_covering(offset + (off_t)size);
+
+    end = sfs_page_map_run(self->map, page_of(offset), end, &place.is_private);
+    place.size = up_to_page(end, size, offset);
+    return place;
+}
+
+static Place
+look(CowBacking *self, size_t size, off_t offset)
+{
+    Place place = {.cuts = atomic_load(&self->cuts)};
+    uint64_t end = pages_covering(offset + (off_t)size);
+
+    end = sfs_page_map_peek(self->map, page_of(offset), end, &place.is_private);
+    place.limit = atomic_load(&self->rec->base_limit);
+    place.size = up_to_page(end, size, offset);
+    if (place.cuts % 2 != 0 || atomic_load(&self->cuts) != place.cuts) {
+        g_mutex_lock(&self->lock);
+        place = look_locked(self, size, offset);
+        g_mutex_unlock(&self->lock);
+    }
+    return place;
+}
+
+/* Reads what is in one place: how many bytes that is, or a negative errno. */
+static ssize_t
+read_place(CowBacking *self, char *buf, size_t size, off_t offset)
+{
+    Place place = look(self, size, offset);
+    int r = 0;
+
+    if (place.is_private) {
+        r = read_overlay(self, buf, place.size, offset);
+        atomic_thread_fence(memory_order_seq_cst);
+        if (r == 0 && atomic_load(&self->cuts) != place.cuts) {
+            /* It may have been given back already when it was read. */
+            g_mutex_lock(&self->lock);
+            place = look_locked(self, size, offset);
+            if (place.is_private)
+                r = read_overlay(self, buf, place.size, offset);
+            g_mutex_unlock(&self->lock);
+        }
+    }
+    if (!place.is_private)
+        r = read_base(self, place.limit, buf, place.size, offset);
+    return r < 0 ? r : (ssize_t)place.size;
 }
 
 static ssize_t
@@ -199,20 +254,11 @@ cow_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
         return 0;
     size = (size_t)MIN((uint64_t)size, end - (uint64_t)offset);
     while (done < size) {
-        off_t at = offset + (off_t)done;
-        uint64_t run_end, limit;
-        bool is_private;
-        size_t n;
-        int r;
+        ssize_t n = read_place(self, (char *)buf + done, size - done, offset + (off_t)done);
 
-        run_end =
-            look(self, page_of(at), pages_covering(offset + (off_t)size), &is_private, &limit);
-        n = MIN(size - done, (size_t)(start_of(run_end) - at));
-        r = is_private ? read_overlay(self, (char *)buf + done, n, at)
-                       : read_base(self, limit, (char *)buf + done, n, at);
-        if (r < 0)
-            return r;
-        done += n;
+        if (n < 0)
+            return n;
+        done += (size_t)n;
     }
     return (ssize_t)done;
 }
@@ -222,7 +268,7 @@ cow_accessed(SfsBacking *backing)
 {
     SfsViewRec *rec = cow(backing)->rec;
     struct timespec now = sfs_now();
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&cow(backing)->lock);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&cow(backing)->times);
 
     if (sfs_atime_is_due(sfs_time_get(&rec->atime), sfs_time_get(&rec->mtime),
                          sfs_time_get(&rec->ctime), now))
@@ -246,14 +292,15 @@ write_in_page(CowBacking *self, const char *buf, size_t size, off_t offset, bool
     g_mutex_lock(&self->lock);
     while (!sfs_page_map_has(self->map, number) && !have_page) {
         uint64_t limit = self->rec->base_limit;
+        uint32_t cuts = self->cuts;
 
         g_mutex_unlock(&self->lock);
         r = read_base(self, limit, page, sizeof page, start_of(number));
         if (r < 0)
             return r;
         g_mutex_lock(&self->lock);
-        /* Cut meanwhile: what was read may show what is gone. */
-        have_page = limit == self->rec->base_limit;
+        /* Cut or committed meanwhile: what was read may show what is gone, or not what has come. */
+        have_page = cuts == self->cuts;
     }
     r = need_overlay(self);
     if (r == 0 && sfs_page_map_has(self->map, number)) {
@@ -392,8 +439,9 @@ cow_truncate(SfsBacking *backing, off_t size)
 static bool
 next_shown(CowBacking *self, off_t *from, off_t end, off_t *to)
 {
-    off_t limit = MIN(end, (off_t)atomic_load(&self->rec->base_limit));
+    off_t limit = (off_t)atomic_load(&self->rec->base_limit);
 
+    limit = MIN(limit, end);
     if (self->base == NULL || *from >= limit)
         return false;
     *from = self->base->ops->seek(self->base, *from, SEEK_DATA);
@@ -405,31 +453,50 @@ next_shown(CowBacking *self, off_t *from, off_t end, off_t *to)
     return true;
 }
 
-/* Makes whole pages read as zeros without holding memory. Only where the base would show data must
- * the map say otherwise: a hole of the overlay reads as zeros whether the map has it or not. So
- * neither time nor memory depends on how large a hole is. */
+/* Makes private where the base shows data: nothing else of it must the map say, for a hole of the
+ * overlay reads as zeros whether the map has it or not. */
 static int
-punch_pages(CowBacking *self, uint64_t first, uint64_t end)
+hide_base(CowBacking *self, uint64_t first, uint64_t end)
 {
     off_t from = start_of(first), to;
-    int r;
 
     while (next_shown(self, &from, start_of(end), &to)) {
         g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+        uint64_t stop = pages_covering(to);
+        int r = need_overlay(self);
 
-        r = need_overlay(self);
         if (r < 0)
             return r;
-        make_private(self, page_of(from), MIN(pages_covering(to), end));
-        from = start_of(pages_covering(to));
+        make_private(self, page_of(from), MIN(stop, end));
+        from = start_of(stop);
     }
-    g_mutex_lock(&self->lock);
-    r = self->overlay == NULL
-            ? 0
-            : sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                      start_of(first), start_of(end - first));
-    modified(self);
-    g_mutex_unlock(&self->lock);
+    return 0;
+}
+
+/* Makes whole pages read as zeros without holding memory. Neither time nor memory depends on how
+ * large a hole is. */
+static int
+punch_pages(CowBacking *self, uint64_t first, uint64_t end)
+{
+    bool done = false;
+    int r = 0;
+
+    while (r == 0 && !done) {
+        uint32_t cuts = atomic_load(&self->cuts);
+
+        r = hide_base(self, first, end);
+        if (r < 0)
+            break;
+        g_mutex_lock(&self->lock);
+        /* If it was reset or committed meanwhile, the base may show again. */
+        done = self->cuts == cuts;
+        if (done && self->overlay != NULL)
+            r = sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                        start_of(first), start_of(end - first));
+        if (done)
+            modified(self);
+        g_mutex_unlock(&self->lock);
+    }
     return r;
 }
 
@@ -540,14 +607,19 @@ cow_seek(SfsBacking *backing, off_t offset, int whence)
     while (at < size) {
         uint64_t run_end, limit;
         bool is_private, data;
+        uint32_t cuts;
         off_t end;
 
         /* Under the lock: without, it is not known how far nothing is private. */
         g_mutex_lock(&self->lock);
         run_end = sfs_page_map_run(self->map, page_of(at), pages_covering(size), &is_private);
         limit = self->rec->base_limit;
+        cuts = self->cuts;
         g_mutex_unlock(&self->lock);
         end = extent(self, is_private, limit, at, MIN(start_of(run_end), size), &data);
+        /* What it has looked at may have been given back already. */
+        if (atomic_load(&self->cuts) != cuts)
+            continue;
         if (data == (whence == SEEK_DATA))
             return at;
         at = end;
@@ -569,9 +641,11 @@ cow_stat(SfsBacking *backing, struct stat *st)
     g_mutex_lock(&self->lock);
     private = sfs_page_map_count(self->map) * (SFS_PAGE_SIZE / 512);
     st->st_size = (off_t)self->rec->size;
+    g_mutex_lock(&self->times);
     st->st_atim = sfs_time_get(&self->rec->atime);
     st->st_mtim = sfs_time_get(&self->rec->mtime);
     st->st_ctim = sfs_time_get(&self->rec->ctime);
+    g_mutex_unlock(&self->times);
     g_mutex_unlock(&self->lock);
     /* As a shared extent counts on file systems that share them: what shows of the base is not
      * free, or programs would take the view for one large hole. */
@@ -585,7 +659,7 @@ cow_set_times(SfsBacking *backing, const struct timespec times[2])
 {
     CowBacking *self = cow(backing);
     SfsTime *fields[2] = {&self->rec->atime, &self->rec->mtime};
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->times);
 
     for (int i = 0; i < 2; i++) {
         if (times[i].tv_nsec == UTIME_NOW)
@@ -626,6 +700,7 @@ cow_free(SfsBacking *backing)
         sfs_store_file_free(self->overlay);
     sfs_backing_unref(self->base);
     sfs_page_map_free(self->map);
+    g_mutex_clear(&self->times);
     g_mutex_clear(&self->lock);
     g_free(self);
 }
@@ -775,6 +850,7 @@ sfs_backing_cow_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry, ui
     CowBacking *self = g_new0(CowBacking, 1);
 
     sfs_backing_init(&self->base_class, &cow_ops);
+    g_mutex_init(&self->times);
     g_mutex_init(&self->lock);
     self->store = store;
     self->base = sfs_backing_ref(base);

@@ -4,6 +4,7 @@
 #include "fixed.h"
 #include "reader.h"
 #include "request.h"
+#include "util.h"
 
 #include <linux/fuse.h>
 #include <string.h>
@@ -94,7 +95,7 @@ push(SfsMount *mount, const struct fuse_buf *buf, SfsWaitFor what)
     deferred->mount = mount;
     deferred->buf = *buf;
     deferred->buf.mem = g_memdup2(buf->mem, buf->size);
-    g_thread_pool_push(mount->deferral->pools[what], deferred, NULL);
+    sfs_pool_push(mount->deferral->pools[what], deferred);
 }
 
 void

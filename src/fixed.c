@@ -38,7 +38,7 @@ hold(void *from, size_t size)
 
     if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0)
         return -1;
-    if (size > PIPE_SMALL && fcntl(ends[1], F_SETPIPE_SZ, (int)PIPE_LARGE) < 0)
+    if (size > PIPE_SMALL && fcntl(ends[1], F_SETPIPE_SZ, (int)size) < 0)
         g_debug("a pipe stays small: %s", g_strerror(errno));
     if (vmsplice(ends[1], &iov, 1, SPLICE_F_NONBLOCK) < 0)
         g_debug("memory that may be moved: %s", g_strerror(errno));
@@ -52,10 +52,11 @@ sfs_fixed_new(size_t size)
     size_t whole = SFS_PAGE_SIZE + sfs_page_round_up(size);
     Head *head = mmap(NULL, whole, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    char *memory = (char *)head + SFS_PAGE_SIZE;
+    char *memory;
 
     if (head == MAP_FAILED)
         g_error("no memory for a request");
+    memory = (char *)head + SFS_PAGE_SIZE;
     head->size = whole;
     /* An ordinary user may not have as much; then it may be swapped out, but hardly is. */
     if (mlock(head, whole) != 0)

@@ -105,7 +105,7 @@ name_is_gone(uint64_t dir, const char *name, uint64_t nodeid, uint32_t entry, vo
     SfsMount *mount = data;
     Telling telling = {dir, nodeid, entry, g_strdup(name), NULL};
 
-    g_thread_pool_push(mount->lifetimes->tellers, g_memdup2(&telling, sizeof telling), NULL);
+    sfs_pool_push(mount->lifetimes->tellers, g_memdup2(&telling, sizeof telling));
 }
 
 typedef struct {
@@ -124,7 +124,7 @@ name_is_renewed(uint64_t dir, const char *name, uint64_t nodeid, void *data)
     g_mutex_lock(&lifetimes->lock);
     ++*renewal->untold;
     g_mutex_unlock(&lifetimes->lock);
-    g_thread_pool_push(lifetimes->tellers, g_memdup2(&telling, sizeof telling), NULL);
+    sfs_pool_push(lifetimes->tellers, g_memdup2(&telling, sizeof telling));
 }
 
 void
@@ -180,7 +180,7 @@ scan_soon(SfsMount *mount, uint32_t slot)
 
     g_mutex_lock(&lifetimes->lock);
     if (g_hash_table_add(lifetimes->to_scan, data))
-        g_thread_pool_push(lifetimes->scanners, data, NULL);
+        sfs_pool_push(lifetimes->scanners, data);
     g_mutex_unlock(&lifetimes->lock);
 }
 

@@ -612,7 +612,7 @@ sfs_lock_wait_interrupt(SfsLockWait *wait)
     if (was)
         return;
     g_atomic_ref_count_inc(&wait->refs);
-    g_thread_pool_push(wait->mount->locks->wakers, wait, NULL);
+    sfs_pool_push(wait->mount->locks->wakers, wait);
 }
 
 /* --- the end of locks ------------------------------------------------------------------------ */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "map-file.h"
 
-#include "fault.h"
 #include "util.h"
 
 #include <string.h>
@@ -188,8 +187,7 @@ sfs_map_file_load(SfsMapFile *kept, int fd, SfsPageMap *map)
 {
     uint64_t entries[LIST_ENTRIES] = {0};
     off_t data = SFS_MAP_FILE_OFFSET, hole;
-    ssize_t n =
-        SFS_FAULT_FAILS("map") ? -EIO : sfs_pread_full(fd, entries, sizeof entries, LIST_OFFSET);
+    ssize_t n = sfs_pread_full(fd, entries, sizeof entries, LIST_OFFSET);
     int r = 0;
 
     *kept = (SfsMapFile){0};

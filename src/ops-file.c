@@ -97,10 +97,11 @@ sfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     open_and_reply(req, &target, fi);
 }
 
-/* Opens and replies a section that was just made. False: that failed; the reference for the kernel,
- * and the name, are for the caller to take back. */
-static bool
-reply_created(fuse_req_t req, const SfsTarget *child, struct fuse_file_info *fi)
+/* Opens and replies a section that was just made. Where that fails, the reference for the kernel
+ * and the name are for the caller to take back, and the error to reply, if nothing was @replied
+ * yet. */
+static int
+reply_created(fuse_req_t req, const SfsTarget *child, struct fuse_file_info *fi, bool *replied)
 {
     SfsMount *mount = sfs_op_mount(req);
     struct fuse_entry_param entry;
@@ -113,13 +114,13 @@ reply_created(fuse_req_t req, const SfsTarget *child, struct fuse_file_info *fi)
     if (r == 0) {
         r = sfs_op_fill_entry(req, child, &entry);
         entry.attr_timeout = SFS_OP_REMEMBER; /* nobody can have mapped it yet */
-        if (r == 0 && fuse_reply_create(req, &entry, fi) == 0)
-            return true;
-        sfs_section_release(mount, handle);
+        *replied = r == 0;
+        if (r == 0)
+            r = fuse_reply_create(req, &entry, fi);
+        if (r < 0)
+            sfs_section_release(mount, handle);
     }
-    if (r < 0)
-        fuse_reply_err(req, -r);
-    return false;
+    return r;
 }
 
 /* Makes a section, with @name NULL one without a name, and opens it. */
@@ -131,6 +132,7 @@ create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct 
     SfsNodeSpec spec = {.mode = S_IFREG | (mode & 07777), .uid = ctx->uid, .gid = ctx->gid};
     g_auto(SfsTarget) dir = {0};
     g_auto(SfsTarget) child = {0};
+    bool replied = false;
     int r;
 
     if (!sfs_op_resolve_for_change(req, parent, &dir))
@@ -141,13 +143,15 @@ create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct 
         r = 0;
     else
         r = sfs_namespace_create_unnamed(mount->names, &dir, &spec, &child);
-    if (r < 0) {
-        fuse_reply_err(req, -r);
-    } else if (!reply_created(req, &child, fi)) {
-        if (name != NULL)
+    if (r == 0) {
+        r = reply_created(req, &child, fi, &replied);
+        if (r < 0 && name != NULL)
             sfs_namespace_unlink(mount->names, &dir, name);
-        sfs_op_forget(mount, &child, 1);
+        if (r < 0)
+            sfs_op_forget(mount, &child, 1);
     }
+    if (r < 0 && !replied)
+        fuse_reply_err(req, -r);
 }
 
 void
@@ -255,6 +259,11 @@ sfs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t
     }
     n = sfs_section_write(sfs_op_mount(req), handle, pipe < 0 ? buf : NULL, pipe, size, offset,
                           how);
+    if (n == -EINVAL && pipe >= 0) {
+        /* Not every real file takes bytes from a pipe. */
+        sfs_reader_load();
+        n = sfs_section_write(sfs_op_mount(req), handle, buf, -1, size, offset, how);
+    }
     if (n < 0)
         fuse_reply_err(req, (int)-n);
     else

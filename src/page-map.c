@@ -435,7 +435,7 @@ sfs_page_map_run(const SfsPageMap *map, uint64_t first, uint64_t end, bool *in)
 uint64_t
 sfs_page_map_peek(SfsPageMap *map, uint64_t first, uint64_t end, bool *in)
 {
-    uint64_t base = first / SFS_MAP_LEAF_PAGES * SFS_MAP_LEAF_PAGES;
+    uint64_t number = first / SFS_MAP_LEAF_PAGES, base = number * SFS_MAP_LEAF_PAGES;
     uint64_t stop = base + SFS_MAP_LEAF_PAGES;
     const Leaf *leaf = NULL;
     Table *table;
@@ -444,14 +444,16 @@ sfs_page_map_peek(SfsPageMap *map, uint64_t first, uint64_t end, bool *in)
     atomic_fetch_add(&map->lookers, 1);
     table = atomic_load(&map->table);
     if (table != NULL)
-        leaf = atomic_load(place_of(table, first / SFS_MAP_LEAF_PAGES));
-    if (leaf != NULL) {
+        leaf = atomic_load(place_of(table, number));
+    /* The place that was free for it may be another one's by now. */
+    if (leaf != NULL && leaf->number == number) {
         Pages pages = pages_of(leaf);
-        uint32_t page = (uint32_t)(first - base);
+        uint32_t page = (uint32_t)(first - base), other;
 
         *in = test(pages, page);
+        other = next_other(pages, page, *in);
         /* That page is one of the run, though it may have become another meanwhile. */
-        stop = base + MAX(next_other(pages, page, *in), page + 1);
+        stop = base + MAX(other, page + 1);
     }
     atomic_fetch_sub(&map->lookers, 1);
     return MIN(stop, end);

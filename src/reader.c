@@ -114,15 +114,24 @@ ssize_t
 sfs_reader_next(SfsReader *reader, int device, void **request)
 {
     const struct fuse_in_header *in = (const void *)reader->buffer;
+    bool spliced;
     ssize_t n;
 
     empty_pipe(reader);
     mine = reader;
-    n = reader->large && have_pipe(reader) ? read_spliced(reader, device)
-                                           : read(device, reader->buffer, BUFFER_SIZE);
+    spliced = reader->large && have_pipe(reader);
+    n = spliced ? read_spliced(reader, device) : read(device, reader->buffer, BUFFER_SIZE);
     /* ENOENT: it was interrupted before it was read. */
+    if (n < 0 && (errno == EINTR || errno == EAGAIN || errno == ENOENT))
+        return 0;
+    if (n < 0 && spliced) {
+        /* Without a pipe there is less that can fail: memory for its pages, for one. */
+        close_pipe(reader);
+        reader->no_pipe = true;
+        return 0;
+    }
     if (n < 0)
-        return errno == EINTR || errno == EAGAIN || errno == ENOENT ? 0 : -errno;
+        return -errno;
     if (n < (ssize_t)sizeof *in)
         return -EIO;
     reader->large = in->opcode == FUSE_WRITE && (size_t)n >= HEADERS + LARGE;

@@ -241,8 +241,7 @@ sfs_registry_open(int fd, GError **error)
     SfsRegistry *registry = open_mapped(fd, true, error);
 
     if (registry != NULL) {
-        SFS_FAULT_INIT(registry->base, registry->size, &registry->header->fault_points,
-                       registry->header->worker_starts + 1);
+        SFS_FAULT_INIT(registry->base, registry->size, &registry->header->fault_points);
         complete_commit(registry);
         scan(registry);
     }
@@ -293,8 +292,6 @@ sfs_registry_alloc(SfsRegistry *registry, SfsTable table, uint32_t *slot)
     GArray *freed = registry->free[table];
     void *record;
 
-    if (SFS_FAULT_FAILS("table"))
-        return NULL;
     if (freed->len > 0) {
         *slot = g_array_index(freed, uint32_t, freed->len - 1);
         g_array_set_size(freed, freed->len - 1);

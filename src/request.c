@@ -85,11 +85,12 @@ sfs_requests_prune(SfsRequests *requests, GHashTable *numbers)
 
 /* --- what is still being done ---------------------------------------------------------------- */
 
-/* One that was killed before it had noted itself as a whole has done nothing yet: 0 is nobody. */
+/* 0: it died before it had noted who it was, and so was not asleep. */
 static bool
 is_there(int32_t process, int32_t thread)
 {
-    return process > 0 && thread > 0 && syscall(SYS_tgkill, process, thread, 0) == 0;
+    return process != 0 && thread != 0 &&
+           (syscall(SYS_tgkill, process, thread, 0) == 0 || errno != ESRCH);
 }
 
 static SfsHeld *
@@ -122,7 +123,7 @@ sfs_requests_note_held(SfsRegistryHeader *header, GHashTable *numbers)
         if (number == 0 || !g_hash_table_contains(numbers, &number) ||
             !is_there(running->process, running->thread))
             continue;
-        held = find_held(header, 0);
+        held = find_held(header, number) == NULL ? find_held(header, 0) : NULL;
         if (held == NULL)
             continue;
         held->process = running->process;

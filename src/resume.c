@@ -153,6 +153,8 @@ note_suspects(SfsResume *resume, SfsRegistryHeader *header)
         uint64_t number = atomic_load(&running->unique);
         SfsSuspect *suspect;
 
+        if (running->process != 0)
+            running->process = 0; /* whoever uses it next may die before saying who it is */
         if (number == 0)
             continue;
         if (!g_hash_table_contains(resume->numbers, &number)) {
@@ -170,7 +172,8 @@ note_suspects(SfsResume *resume, SfsRegistryHeader *header)
     }
 }
 
-static void
+/* False: the kernel could not be told, and whoever asked still waits. */
+static bool
 refuse(SfsMount *mount, GBytes *request)
 {
     const struct fuse_in_header *in = header_of(request);
@@ -181,12 +184,11 @@ refuse(SfsMount *mount, GBytes *request)
     g_critical("request %" PRIu64 " (opcode %u, section %" PRIu64
                ") has ended %d workers: it is answered with EIO",
                number_of(in), in->opcode, rec != NULL ? rec->serial : 0, SFS_DEATHS_MAX);
-    if (write(mount->device, &out, sizeof out) < 0)
-        g_info("nobody waits for it any more");
+    return write(mount->device, &out, sizeof out) >= 0 || errno == ENOENT;
 }
 
 /* Sorts the suspects out of the queue. */
-static void
+static bool
 single_out(SfsResume *resume, SfsMount *mount)
 {
     for (GList *link = resume->queue[0]->head, *next; link != NULL; link = next) {
@@ -200,7 +202,11 @@ single_out(SfsResume *resume, SfsMount *mount)
         if (suspect->deaths >= SFS_DEATHS_MAX) {
             uint64_t number = suspect->unique;
 
-            refuse(mount, request);
+            if (!refuse(mount, request)) {
+                g_snprintf(mount->header->startup_error, sizeof mount->header->startup_error,
+                           "a request cannot be refused: %s", g_strerror(errno));
+                return false;
+            }
             g_hash_table_remove(resume->numbers, &number);
             g_hash_table_add(resume->refused, g_memdup2(&number, sizeof number));
             g_bytes_unref(request);
@@ -208,16 +214,18 @@ single_out(SfsResume *resume, SfsMount *mount)
             g_queue_push_tail(resume->queue[1], request);
         }
     }
+    return true;
 }
 
 SfsResume *
 sfs_resume_read(SfsMount *mount, bool *ended)
 {
+    SfsRegistryHeader *header = mount->header;
     SfsResume *resume;
     int r;
 
     *ended = false;
-    if (mount->header->init_length == 0)
+    if (header->worker_starts <= 1)
         return NULL;
     resume = g_new0(SfsResume, 1);
     g_mutex_init(&resume->lock);
@@ -230,9 +238,13 @@ sfs_resume_read(SfsMount *mount, bool *ended)
     if (r == 0)
         r = read_all(resume, mount->device);
     *ended = r == -ENODEV || r == -ECONNABORTED || r == -EPERM;
-    if (r < 0 && !*ended)
-        g_critical("requests cannot be read again: %s", g_strerror(-r));
-    sfs_requests_note_held(mount->header, resume->numbers);
+    if (r < 0 && !*ended) {
+        /* They wait for ever for a worker that has not heard of them. */
+        g_snprintf(header->startup_error, sizeof header->startup_error,
+                   "requests cannot be read again: %s", g_strerror(-r));
+        _exit(1);
+    }
+    sfs_requests_note_held(header, resume->numbers);
     note_suspects(resume, mount->header);
     mount->header->resent += g_hash_table_size(resume->numbers);
     return resume;
@@ -256,12 +268,6 @@ bool
 sfs_resume_has_init(const SfsResume *resume)
 {
     return resume->has_init;
-}
-
-bool
-sfs_resume_has_suspects(const SfsResume *resume)
-{
-    return resume->queue[1]->length > 0;
 }
 
 bool
@@ -419,7 +425,7 @@ give_up(SfsMount *mount, const char *what, uint64_t serial)
     SfsRegistryHeader *header = mount->header;
 
     g_snprintf(header->startup_error, sizeof header->startup_error,
-               "the bytes of %s section %" PRIu64 " cannot be found again", what, serial);
+               "%s section %" PRIu64 " cannot be found again", what, serial);
     return false;
 }
 
@@ -436,15 +442,27 @@ all_there(SfsMount *mount)
     EACH_LIVE(mount, SFS_TABLE_NODES, SfsNodeRec, rec, slot)
     {
         if (!is_there(mount, rec->fd_slot))
-            return give_up(mount, "the", rec->serial);
+            return give_up(mount, "the bytes of", rec->serial);
     }
     EACH_LIVE(mount, SFS_TABLE_HANDLES, SfsHandleRec, rec, slot)
     {
         const SfsViewRec *view = sfs_registry_get(mount->registry, SFS_TABLE_VIEWS, rec->view);
+        bool has_view = rec->view != SFS_NO_SLOT;
+        uint64_t serial = node_at(mount, rec->node)->serial;
 
-        if (!is_there(mount, rec->fd_slot) ||
-            (rec->view != SFS_NO_SLOT && !is_there(mount, view->fd_slot)))
-            return give_up(mount, "an open file of", node_at(mount, rec->node)->serial);
+        if (!is_there(mount, rec->fd_slot) || (has_view && !is_there(mount, view->fd_slot)))
+            return give_up(mount, "the bytes of an open file of", serial);
+        if (!is_there(mount, rec->flock_slot) || (has_view && !is_there(mount, view->lock_slot)))
+            return give_up(mount, "the locks of an open file of", serial);
+    }
+    EACH_LIVE(mount, SFS_TABLE_LOCKS, SfsLockRec, rec, slot)
+    {
+        const SfsHandleRec *handle =
+            sfs_registry_get(mount->registry, SFS_TABLE_HANDLES, rec->handle);
+
+        /* Of a handle that is gone nothing is locked any more. */
+        if (is_live(handle) && !is_there(mount, rec->fd_slot))
+            return give_up(mount, "the locks of", node_at(mount, handle->node)->serial);
     }
     return true;
 }
@@ -485,7 +503,7 @@ adopt_views(SfsMount *mount, SfsBacking **by_view)
 
         by_view[slot] = sfs_view_adopt(mount, slot, opens[slot], base);
         if (by_view[slot] == NULL)
-            return give_up(mount, "a view of", target.rec->serial);
+            return give_up(mount, "the bytes of a view of", target.rec->serial);
     }
     return true;
 }
@@ -651,7 +669,8 @@ sfs_resume_adopt(SfsResume *resume, SfsMount *mount)
     if (!all_there(mount))
         return false;
     sfs_requests_prune(mount->requests, resume->numbers);
-    single_out(resume, mount);
+    if (!single_out(resume, mount))
+        return false;
     count_names(mount);
     adopt_nodes(mount, by_slot);
     if (!adopt_views(mount, by_view))

@@ -9,7 +9,7 @@
  *  4. the requests are served: first those that came again, in their order.
  *
  * A request that was being worked on when a worker failed (by itself: being killed proves nothing)
- * is suspect from then on. Suspects are served one after the other, on a thread of their own, so
+ * is suspect from then on. Suspects are served one after the other, on the main thread, so
  * that the next failure tells which it was; after SFS_DEATHS_MAX of them it is answered with EIO.
  */
 #pragma once
@@ -22,18 +22,18 @@
 
 typedef struct SfsResume SfsResume;
 
-/* Step 1; NULL: no kernel's request was ever read, there is nothing to go on with. *@ended: nor is
- * there a mount any more. */
+/* Step 1; NULL: no worker was here before, there is nothing to go on with. *@ended: there is no
+ * mount any more. */
 SfsResume *sfs_resume_read(SfsMount *mount, bool *ended);
 void sfs_resume_free(SfsResume *resume);
 
 /* Whether the kernel still waits for the answer to INIT. It is then the only request. */
 bool sfs_resume_has_init(const SfsResume *resume);
 
-/* Step 3. After INIT. False: bytes cannot be found again; startup_error says which. */
+/* Step 3. After INIT. False: that cannot be, and startup_error says why: bytes that
+ * cannot be found again, for one. */
 bool sfs_resume_adopt(SfsResume *resume, SfsMount *mount);
 
 /* Step 4: the next request to serve, its mem to be freed with g_free(); false: none. @suspect: of
  * those. Thread-safe. */
 bool sfs_resume_next(SfsResume *resume, bool suspect, struct fuse_buf *buf);
-bool sfs_resume_has_suspects(const SfsResume *resume);

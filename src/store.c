@@ -22,7 +22,6 @@
  */
 #include "store.h"
 
-#include "fault.h"
 #include "keeper-link.h"
 #include "log.h"
 #include "page-map.h"
@@ -110,8 +109,6 @@ resize_tmpfs(SfsStore *store, uint64_t bytes)
     sfs_autofd context = fspick(store->tmpfs, "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH);
     int r;
 
-    if (SFS_FAULT_FAILS("resize"))
-        return -EPERM;
     if (context < 0)
         return -errno;
     r = set_size(context, bytes);
@@ -358,17 +355,24 @@ missing(const SfsStoreFile *file, off_t offset, uint64_t length)
     return bytes - MIN(bytes, file->unseen);
 }
 
-void
-sfs_store_usage(SfsStore *store, SfsStoreUsage *usage)
+/* Bytes used of the limit by all. Lock held. */
+static uint64_t
+used_by_all(const SfsStore *store)
 {
     struct statfs st;
 
+    if (store->tmpfs < 0 || fstatfs(store->tmpfs, &st) != 0)
+        return store->used;
+    return store->used + (uint64_t)(st.f_blocks - st.f_bfree) * (uint64_t)st.f_bsize;
+}
+
+void
+sfs_store_usage(SfsStore *store, SfsStoreUsage *usage)
+{
     g_mutex_lock(&store->lock);
     usage->limit = store->limit;
-    usage->used = store->used;
+    usage->used = used_by_all(store);
     usage->overlays = store->overlays;
-    if (store->tmpfs >= 0 && fstatfs(store->tmpfs, &st) == 0)
-        usage->used += (uint64_t)(st.f_blocks - st.f_bfree) * (uint64_t)st.f_bsize;
     g_mutex_unlock(&store->lock);
 }
 
@@ -509,7 +513,7 @@ void
 sfs_store_file_free(SfsStoreFile *file)
 {
     sfs_link_drop(file->store->link, file->store->registry, file->slot);
-    g_thread_pool_push(file->store->reaper, file, NULL);
+    sfs_pool_push(file->store->reaper, file);
 }
 
 int
@@ -529,11 +533,10 @@ static uint64_t
 room_left(SfsStore *store)
 {
     uint64_t limit = effective_limit(store), used;
-    SfsStoreUsage usage;
 
-    sfs_store_usage(store, &usage);
     g_mutex_lock(&store->lock);
-    used = usage.used - MIN(usage.used, store->generous);
+    used = used_by_all(store);
+    used -= MIN(used, store->generous);
     g_mutex_unlock(&store->lock);
     return limit - MIN(used, limit);
 }

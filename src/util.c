@@ -153,3 +153,24 @@ sfs_read_text(int dirfd, const char *path, char *buf, size_t size)
     buf[n] = '\0';
     return n;
 }
+
+#define POOL_TRIES 100
+#define POOL_PAUSE_US 10000
+
+void
+sfs_pool_push(GThreadPool *pool, gpointer data)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (g_thread_pool_push(pool, data, &error))
+        return;
+    /* It is in the queue all the same. Asking for as many threads as before has GLib try again. */
+    for (int i = 0; i < POOL_TRIES; i++) {
+        if (g_thread_pool_get_num_threads(pool) > 0 || g_thread_pool_unprocessed(pool) == 0)
+            return;
+        g_usleep(POOL_PAUSE_US);
+        g_thread_pool_set_max_threads(pool, g_thread_pool_get_max_threads(pool), NULL);
+    }
+    g_critical("no thread is to be had: %s", error->message);
+    _exit(1);
+}

@@ -47,3 +47,7 @@ sfs_page_round_up(uint64_t n)
                ? UINT64_MAX - (SFS_PAGE_SIZE - 1)
                : (n + SFS_PAGE_SIZE - 1) & ~(uint64_t)(SFS_PAGE_SIZE - 1);
 }
+
+/* Has a thread of @pool do something. Where there is none and none can be made, for a second, the
+ * process ends: whoever waits for it would wait for ever, and another worker can do it. */
+void sfs_pool_push(GThreadPool *pool, gpointer data);

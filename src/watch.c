@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "watch.h"
 
-#include "fault.h"
 #include "log.h"
 #include "util.h"
 
@@ -192,7 +191,7 @@ sfs_watch_new(SfsWatchFunc look_func, void *data)
 {
     SfsWatch *watch = g_new0(SfsWatch, 1);
 
-    watch->inotify = SFS_FAULT_FAILS("inotify") ? -1 : inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+    watch->inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
     if (watch->inotify < 0)
         g_message("there is no inotify instance: the last use of a section shows late");
     watch->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -55,8 +55,16 @@ typedef struct {
     bool refused;      /* INIT showed that the mount cannot be as it was asked for */
     SfsResume *resume; /* NULL: nobody was here before */
     gint watched;      /* the keeper's watcher has begun */
+    GMutex gate;       /* held until all threads that serve are there */
     GArray *committed; /* see sfs_section_resume_commits() */
 } Worker;
+
+/* One of the threads that serve. */
+typedef struct {
+    Worker *worker;
+    GThread *thread;
+    SfsReader *reader; /* there before the worker says that it serves */
+} Server;
 
 /* --- INIT ------------------------------------------------------------------------------------ */
 
@@ -167,11 +175,11 @@ save_init(Worker *worker, const struct fuse_buf *buf)
     const struct fuse_init_in *init = (const void *)(in + 1);
 
     if (in->opcode == FUSE_INIT && buf->size <= sizeof header->init_request) {
-        memcpy(header->init_request, buf->mem, buf->size);
-        header->init_length = (uint32_t)buf->size;
         if (buf->size < sizeof *in + offsetof(struct fuse_init_in, flags2) + sizeof init->flags2 ||
             !(init->flags2 & HAS_RESEND))
             atomic_store(&header->cannot_resume, 1);
+        memcpy(header->init_request, buf->mem, buf->size);
+        header->init_length = (uint32_t)buf->size;
     }
 }
 
@@ -204,37 +212,38 @@ serve_again(Worker *worker, bool suspects)
     struct fuse_buf buf = {0};
 
     while (worker->resume != NULL && sfs_resume_next(worker->resume, suspects, &buf)) {
+        if (!atomic_load(&worker->mount.header->ready))
+            save_init(worker, &buf);
         sfs_defer_process(&worker->mount, &buf);
         g_free(buf.mem);
     }
 }
 
 static gpointer
-serve_suspects(gpointer data)
-{
-    sfs_fixed_stack();
-    serve_again(data, true);
-    return NULL;
-}
-
-static gpointer
 serve(gpointer data)
 {
-    SfsReader *reader = sfs_reader_new();
+    Server *server = data;
 
     sfs_fixed_stack();
-    serve_again(data, false);
-    while (serve_one(data, reader))
+    g_mutex_lock(&server->worker->gate);
+    g_mutex_unlock(&server->worker->gate);
+    serve_again(server->worker, false);
+    while (serve_one(server->worker, server->reader))
         ;
-    sfs_reader_free(reader);
     return NULL;
 }
 
-/* Gives libfuse's device its meaning. */
+/* Gives libfuse's device its meaning. A worker that cannot has nobody to answer. */
 static void
-connect_session(int to)
+connect_session(Worker *worker, int to)
 {
-    dup2(to, SFS_FD_SESSION);
+    SfsRegistryHeader *header = worker->mount.header;
+
+    if (dup2(to, SFS_FD_SESSION) >= 0)
+        return;
+    g_snprintf(header->startup_error, sizeof header->startup_error,
+               "the device cannot be given to libfuse: %s", g_strerror(errno));
+    _exit(1);
 }
 
 /* What the kernel said when it was told INIT, to a libfuse that has not heard it. */
@@ -247,9 +256,9 @@ repeat_init(Worker *worker)
     sfs_autofd null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
     /* Where no descriptor is to be had, the kernel does as well: it waits for no such answer. */
-    connect_session(null >= 0 ? null : SFS_FD_DEVICE);
+    connect_session(worker, null >= 0 ? null : SFS_FD_DEVICE);
     fuse_session_process_buf(worker->mount.session, &buf);
-    connect_session(SFS_FD_DEVICE);
+    connect_session(worker, SFS_FD_DEVICE);
 }
 
 static void
@@ -257,13 +266,12 @@ serve_init(Worker *worker)
 {
     SfsReader *reader = sfs_reader_new();
 
-    connect_session(SFS_FD_DEVICE);
+    connect_session(worker, SFS_FD_DEVICE);
     if (worker->resume != NULL && sfs_resume_has_init(worker->resume))
         serve_again(worker, false);
-    else if (worker->resume != NULL)
+    else if (worker->mount.header->init_length != 0)
         repeat_init(worker);
-    while (worker->resume == NULL && worker->mount.header->protocol_major == 0 &&
-           serve_one(worker, reader))
+    while (worker->mount.header->protocol_major == 0 && serve_one(worker, reader))
         ;
     sfs_reader_free(reader);
 }
@@ -282,11 +290,63 @@ make_sections(Worker *worker)
     _exit(1);
 }
 
+/* Says, once, what it went on after. */
+static void
+tell_of_resume(Worker *worker)
+{
+    SfsRegistryHeader *header = worker->mount.header;
+    uint64_t took = (uint64_t)(g_get_monotonic_time() - header->death_time);
+    int status = header->death_status;
+
+    if (worker->resume == NULL)
+        return;
+    header->resumes++;
+    header->resume_last = took;
+    header->resume_max = MAX(header->resume_max, took);
+    header->resume_total += took;
+    if (header->death_pid == 0)
+        g_message("going on with a new worker: %u.%03u ms without one", (unsigned)(took / 1000),
+                  (unsigned)(took % 1000));
+    else
+        g_message("going on after worker %u was ended by %s %d: %u.%03u ms without one",
+                  header->death_pid, WIFSIGNALED(status) ? "signal" : "itself with status",
+                  WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status),
+                  (unsigned)(took / 1000), (unsigned)(took % 1000));
+}
+
+/* As many threads as there should be, or can be had. They wait at the gate. */
+static guint
+make_servers(Worker *worker, Server *servers, guint most)
+{
+    SfsRegistryHeader *header = worker->mount.header;
+    g_autoptr(GError) error = NULL;
+    guint n = 0;
+
+    for (; n < most; n++) {
+        servers[n] = (Server){.worker = worker, .reader = sfs_reader_new()};
+        servers[n].thread = g_thread_try_new("serve", serve, &servers[n], &error);
+        if (servers[n].thread == NULL) {
+            sfs_reader_free(servers[n].reader);
+            break;
+        }
+    }
+    if (n == 0) {
+        g_snprintf(header->startup_error, sizeof header->startup_error,
+                   "there can be no thread that serves: %s", error->message);
+        _exit(1);
+    }
+    if (n < most)
+        g_message("serving with %u threads and not %u: %s", n, most, error->message);
+    return n;
+}
+
 static gpointer
 end_commits(gpointer data)
 {
     Worker *worker = data;
 
+    g_mutex_lock(&worker->gate);
+    g_mutex_unlock(&worker->gate);
     sfs_section_end_commits(&worker->mount, worker->committed);
     return NULL;
 }
@@ -294,25 +354,35 @@ end_commits(gpointer data)
 static void
 serve_all(Worker *worker)
 {
+    SfsRegistryHeader *header = worker->mount.header;
     guint n = CLAMP(2 * g_get_num_processors(), 4, 16);
-    g_autofree GThread **threads = g_new(GThread *, n);
+    g_autofree Server *servers = g_new(Server, n);
     GThread *commits = NULL;
 
-    if (worker->resume != NULL)
+    g_mutex_lock(&worker->gate);
+    if (worker->resume != NULL) {
         worker->committed = sfs_section_resume_commits(&worker->mount);
-    if (worker->resume != NULL && sfs_resume_has_suspects(worker->resume))
-        g_thread_unref(g_thread_new("suspects", serve_suspects, worker));
-    for (guint i = 0; i < n; i++)
-        threads[i] = g_thread_new("serve", serve, worker);
-    if (worker->resume != NULL)
         commits = g_thread_new("commits", end_commits, worker);
-    if (!atomic_load(&worker->mount.header->ready))
+    }
+    n = make_servers(worker, servers, n);
+    tell_of_resume(worker);
+    if (!atomic_load(&header->ready)) {
+        /* The sections that it begins with are made by requests. */
+        g_mutex_unlock(&worker->gate);
         make_sections(worker);
-    atomic_store(&worker->mount.header->ready, 1);
-    atomic_store(&worker->mount.header->serving, 1);
+        g_mutex_lock(&worker->gate);
+    }
+    atomic_store(&header->ready, 1);
+    atomic_store(&header->serving, 1);
     sfs_link_ready(worker->mount.link);
-    for (guint i = 0; i < n; i++)
-        g_thread_join(threads[i]);
+    g_mutex_unlock(&worker->gate);
+    /* One at a time, and not on the threads that everybody else depends on. */
+    sfs_fixed_stack();
+    serve_again(worker, true);
+    for (guint i = 0; i < n; i++) {
+        g_thread_join(servers[i].thread);
+        sfs_reader_free(servers[i].reader);
+    }
     if (commits != NULL)
         g_thread_join(commits);
 }
@@ -384,7 +454,7 @@ start_session(Worker *worker)
         fuse_opt_add_arg(&args, "-oallow_root");
     ops.init = op_init;
     g_snprintf(device, sizeof device, "/dev/fd/%d", SFS_FD_SESSION);
-    connect_session(SFS_FD_DEVICE);
+    connect_session(worker, SFS_FD_DEVICE);
     worker->mount.session = fuse_session_new(&args, &ops, sizeof ops, worker);
     ok = worker->mount.session != NULL && fuse_session_mount(worker->mount.session, device) == 0;
     fuse_opt_free_args(&args);
@@ -412,18 +482,18 @@ open_rooms(Worker *worker)
 }
 
 static void
-close_rooms(Worker *worker)
+close_rooms(Worker *worker, int status)
 {
     SfsMount *mount = &worker->mount;
 
     /* A thread that still waits, for a lock or a file server, must not find the rooms gone. Without
      * it the end of the process does as well. */
     if (!sfs_deferral_free(mount->deferral) || !sfs_locks_idle(mount->locks))
-        _exit(0);
+        _exit(status);
     sfs_doubt_free(mount->doubt);
     sfs_sections_free(mount);
     if (!sfs_lifetimes_free(mount->lifetimes))
-        _exit(0);
+        _exit(status);
     sfs_views_free(mount->views);
     sfs_locks_free(mount->locks);
     sfs_namespace_free(mount->names);
@@ -433,28 +503,24 @@ close_rooms(Worker *worker)
     sfs_resume_free(worker->resume);
 }
 
-/* Says, once, what it went on after. */
+/* Steps 2 and 3 of resume.h. What is there is the next worker's to take up, should this one fail,
+ * and not ours to give back. */
 static void
-tell_of_resume(Worker *worker)
+go_on(Worker *worker)
 {
     SfsRegistryHeader *header = worker->mount.header;
-    uint64_t took = (uint64_t)(g_get_monotonic_time() - header->death_time);
-    int status = header->death_status;
+    bool done = start_session(worker);
 
-    if (worker->resume == NULL)
-        return;
-    header->resumes++;
-    header->resume_last = took;
-    header->resume_max = MAX(header->resume_max, took);
-    header->resume_total += took;
-    if (header->death_pid == 0)
-        g_message("going on with a new worker: %u.%03u ms without one", (unsigned)(took / 1000),
-                  (unsigned)(took % 1000));
-    else
-        g_message("going on after worker %u was ended by %s %d: %u.%03u ms without one",
-                  header->death_pid, WIFSIGNALED(status) ? "signal" : "itself with status",
-                  WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status),
-                  (unsigned)(took / 1000), (unsigned)(took % 1000));
+    if (done) {
+        serve_init(worker);
+        done = worker->mount.store != NULL;
+        if (!done)
+            g_snprintf(header->startup_error, sizeof header->startup_error,
+                       "libfuse could not be told how the connection began: %s",
+                       sfs_log_last_fuse_error());
+    }
+    if (!done || !sfs_resume_adopt(worker->resume, &worker->mount))
+        _exit(1);
 }
 
 int
@@ -476,32 +542,29 @@ sfs_worker_main(void)
     worker.mount.header->worker_starts++;
     sfs_log_init(worker.mount.header->config.foreground, worker.mount.header->config.debug);
     set_up_process();
-    connect_session(SFS_FD_DEVICE); /* takes the number, before anything else gets it */
+    connect_session(&worker, SFS_FD_DEVICE); /* takes the number, before anything else gets it */
     worker.mount.device = SFS_FD_DEVICE;
     worker.mount.link = SFS_FD_LINK;
     start_watch(&worker);
-    SFS_FAULT_RUN_OUT();
     worker.resume = sfs_resume_read(&worker.mount, &ended);
     if (worker.resume != NULL && ended) {
         sfs_resume_free(worker.resume);
         return 0;
     }
     open_rooms(&worker);
-    if (!start_session(&worker)) {
-        close_rooms(&worker);
+    if (worker.resume != NULL) {
+        go_on(&worker);
+    } else if (!start_session(&worker)) {
+        close_rooms(&worker, 1);
         return 1;
-    }
-    serve_init(&worker);
-    if (worker.refused || worker.mount.store == NULL) {
-        status = 1;
     } else {
-        /* What was taken up of it is the next worker's to take up, and not ours to give back. */
-        if (worker.resume != NULL && !sfs_resume_adopt(worker.resume, &worker.mount))
-            _exit(1);
-        tell_of_resume(&worker);
-        serve_all(&worker);
+        serve_init(&worker);
     }
-    close_rooms(&worker);
+    if (worker.refused || worker.mount.store == NULL)
+        status = 1;
+    else
+        serve_all(&worker);
+    close_rooms(&worker, status);
     fuse_session_destroy(worker.mount.session);
     return status;
 }

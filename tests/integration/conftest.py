@@ -11,6 +11,7 @@ import pytest
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import failures  # noqa: E402
 import util  # noqa: E402
 
 TEST_TIME = 90          # seconds until a test counts as hanging
@@ -200,6 +201,27 @@ def mnt(request, new_mount):
     """A mounted sectionfs, in each of the modes that the test is marked for."""
     marker = request.node.get_closest_marker("options")
     return new_mount(request.param, marker.args[0] if marker else "")
+
+
+@pytest.fixture
+def faulty(new_mount, monkeypatch, place):
+    """Mounts with a build that can be told to fail, and is: by these variables, and by what its
+    failures have planned."""
+    program = os.environ.get("SECTIONFS_FAULTS")
+    if not program:
+        pytest.skip("no build with faults: make check has one, see SECTIONFS_FAULTS")
+    clean_environment = util.clean_environment
+
+    def make(mode, options="", **variables):
+        mnt = new_mount(mode, options, start=False)
+        mnt.failures = failures.Failures(mnt.path + ".failures")
+        monkeypatch.setattr(util, "clean_environment",
+                            lambda: {**clean_environment(), **variables,
+                                     "SECTIONFS_FAILURES": mnt.failures.path})
+        mnt.command[0] = program
+        mnt.log_is_fine = r"has ended 3 workers|no memory|to allocate|creating thread"
+        return mnt.start()
+    return make
 
 
 @pytest.fixture

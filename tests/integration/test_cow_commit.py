@@ -4,16 +4,17 @@
 SECTIONFS_TEST_LONG=1: more deaths. SECTIONFS_TEST_SEED: repeats a run."""
 
 import fcntl
+import mmap
 import os
 import random
 import select
 import signal
+import threading
 import time
 
 import pytest
 
 from points import ANY, Points
-from test_death import faulty  # noqa: F401 (a fixture)
 from test_verbs import COMMIT, diff
 from test_views import define, loop  # noqa: F401 (a fixture)
 from util import (KIB, MIB, PAGE, Child, ChildDied, View, eventually, kill, mapped, opened, pattern,
@@ -285,3 +286,30 @@ def test_stores_to_a_mapping_of_the_section_before_are_written_over(mnt):
         assert os.pread(base, 2 * MIB, 0) == pattern("new", 2 * MIB)
         view.close()
     assert read(mnt / "base") == pattern("new", 2 * MIB)
+
+
+@pytest.mark.options("cow_copy_max=0")
+def test_who_reads_during_a_commit_sees_no_zeros(mnt):
+    """What the view holds is given back when it is the section's: it must not be read just then."""
+    size = 4 * MIB
+    write(mnt / "base", pattern("base", size))
+    wrong, stop = [], threading.Event()
+    with opened(mnt.cow("base")) as fd, opened(f"/proc/self/fd/{fd}",
+                                               os.O_RDONLY | os.O_DIRECT) as direct:
+        def look():
+            with mmap.mmap(-1, size) as buffer:
+                while not stop.is_set() and not wrong:
+                    if os.preadv(direct, [buffer], 0) != size or buffer.find(bytes(PAGE)) >= 0:
+                        wrong.append(buffer.find(bytes(PAGE)))
+
+        threads = [threading.Thread(target=look) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for number in range(60):
+            os.pwrite(fd, pattern(number, size), 0)
+            fcntl.ioctl(fd, COMMIT)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        assert os.pread(fd, size, 0) == pattern(59, size)

@@ -18,9 +18,9 @@ import pytest
 
 import util
 from sections import make, patiently, set_keys, unused
-from test_views import define, loop, mode, runs  # noqa: F401 (a fixture)
+from test_views import define, loop, mode  # noqa: F401 (a fixture)
 from util import (FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE, PAGE, Child, View,
-                  eventually, opened, pattern, sha, write)
+                  eventually, extents, opened, pattern, sha, write)
 
 LONG = bool(os.environ.get("SECTIONFS_TEST_LONG"))
 OPERATIONS = 2_000_000 if LONG else 12_000
@@ -438,7 +438,7 @@ class Bases:
         for name, path in self.files.items():
             status = os.stat(path)
             real[name] = (sha(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns,
-                          status.st_blocks, self.layout(path), runs(path))
+                          status.st_blocks, self.layout(path), extents(path))
         return real, self.mnt.run(self.facts_inside)
 
     def facts_inside(self):

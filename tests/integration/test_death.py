@@ -15,7 +15,8 @@ import time
 import pytest
 
 import util
-from util import (KIB, MIB, PAGE, Child, View, eventually, kill, opened, pattern, punch, read,
+from deaths import both_modes, kill_worker, resumed, worker_of
+from util import (MIB, PAGE, Child, View, eventually, kill, opened, pattern, read,
                   refused, write)
 from test_views import loop  # noqa: F401 (a fixture)
 
@@ -23,28 +24,6 @@ LONG = os.environ.get("SECTIONFS_TEST_LONG") == "1"
 DEATHS = 1000 if LONG else 100
 KILL_MS = [float(n) for n in os.environ.get("SECTIONFS_TEST_KILL_MS", "20-80").split("-")]
 PROCESSES = 8
-both_modes = pytest.mark.parametrize("mode", ["passthrough", "cached"])
-
-
-def worker_of(mnt):
-    """The present worker, as (pid, start time): a pid alone is given to others later. None while
-    there is none. Asks /proc and not the mount."""
-    for pid, row in util.process_table().items():
-        if row[0] == mnt.keeper and row[1] not in "ZX":
-            return pid, row[2]
-    return None
-
-
-def kill_worker(mnt, number=signal.SIGKILL):
-    worker = eventually(lambda: worker_of(mnt))
-    kill(worker[0], number)
-    return worker
-
-
-def resumed(mnt):
-    """Kills the worker and waits until another one serves."""
-    before, _ = kill_worker(mnt)
-    assert eventually(lambda: mnt.stats()["worker_pid"]) != before
 
 
 # --- One client after the other ---------------------------------------------------------------
@@ -706,24 +685,6 @@ def test_reload_takes_what_is_installed(session, new_mount, place, ctl):
 
 # --- Faults on demand -------------------------------------------------------------------------
 
-@pytest.fixture
-def faulty(new_mount, monkeypatch):
-    """Mounts with a build that can be told to fail, and is by these variables."""
-    program = os.environ.get("SECTIONFS_FAULTS")
-    if not program:
-        pytest.skip("no build with faults: make check has one, see SECTIONFS_FAULTS")
-    clean_environment = util.clean_environment
-
-    def make(mode, options="", **variables):
-        monkeypatch.setattr(util, "clean_environment",
-                            lambda: {**clean_environment(), **variables})
-        mnt = new_mount(mode, options, start=False)
-        mnt.command[0] = program
-        mnt.log_is_fine = r"has ended 3 workers|no memory|to allocate|creating thread"
-        return mnt.start()
-    return make
-
-
 @both_modes
 def test_a_request_that_ends_workers_gets_eio(faulty, mode):
     """And no other one does."""
@@ -752,152 +713,3 @@ def test_killed_more_often_than_it_can_serve(faulty, mode):
     # Another thread of a worker that is dying may pass the next point.
     assert 100 < mnt.stats()["deaths"] <= 108
     assert mnt.log_text().count("did not get to serve") > 100
-
-
-def used_all(mnt, place):
-    """Something of every kind that a worker has to take up; tells what it must be like."""
-    os.setxattr(mnt.path, "user.x", b"root")
-    write(mnt / "page", pattern("page", 8 * PAGE))
-    write(f"{place}/real", pattern("real", 200 * PAGE))
-    with opened(mnt / "file", os.O_CREAT | os.O_EXCL | os.O_RDWR) as fd:
-        os.setxattr(fd, "user.section.file", os.fsencode(f"{place}/real"))
-    child = mnt.child(names={"fcntl": fcntl})
-    child.do("page = os.open(top + '/page', os.O_RDWR)\n"
-             "fcntl.lockf(page, fcntl.LOCK_EX, 10, 0)\n"
-             "fcntl.flock(page, fcntl.LOCK_EX)\n"
-             "view = os.open(top + '/.cow/file', os.O_RDWR)\n"
-             "os.pwrite(view, b'mine', 100 * PAGE)\n"
-             "small = os.open(top + '/.cow/page', os.O_RDWR)\n"
-             "os.pwrite(small, b'mine', PAGE)\n"
-             "unnamed = os.open(top, os.O_TMPFILE | os.O_RDWR)\n"
-             "os.write(unnamed, b'unnamed')", top=mnt.path)
-
-    def check():
-        real = bytearray(pattern("real", 200 * PAGE))
-        real[100 * PAGE:100 * PAGE + 4] = b"mine"
-        page = bytearray(pattern("page", 8 * PAGE))
-        assert child.get("os.pread(page, 9 * PAGE, 0)") == page
-        page[PAGE:PAGE + 4] = b"mine"
-        assert child.get("os.pread(view, 300 * PAGE, 0)") == real
-        assert child.get("os.pread(small, 9 * PAGE, 0)") == page
-        assert child.get("os.pread(unnamed, 10, 0)") == b"unnamed"
-        assert os.getxattr(mnt.path, "user.x") == b"root"
-        return True
-    assert check()
-    return child, check
-
-
-def locked(mnt):
-    with opened(mnt / "page") as fd:
-        with refused(errno.EAGAIN, errno.EACCES):
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 9)
-        with refused(errno.EAGAIN):
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return True
-
-
-def ended(mnt, says):
-    """The mount has ended by itself, in order, and has said why."""
-    assert mnt.wait_gone(30) == []
-    assert mnt.status == 1 and says in mnt.log_text(), mnt.log_text()
-    assert util.mounts_at(mnt.path) == [] and os.listdir(mnt.path) == []
-
-
-@both_modes
-@pytest.mark.parametrize("what, says", [("inherit", "cannot be found again"),
-                                        ("map", "of a view of section"),
-                                        ("memory", "was ended by signal")])
-def test_no_worker_can_ever_go_on(faulty, mode, place, what, says):
-    """What is lacking is lacking for good: the mount ends, with a sentence."""
-    mnt = faulty(mode, SECTIONFS_FAIL=what)
-    child, _ = used_all(mnt, place)
-    mnt.note_processes()
-    kill_worker(mnt)
-    ended(mnt, says)
-    with refused(errno.ENOTCONN, errno.ECONNABORTED):
-        child.do("os.ftruncate(page, 5)")
-
-
-@both_modes
-@pytest.mark.parametrize("what, room", [("inherit", 0), ("map", 0), ("descriptors", 0),
-                                        ("memory", 0), ("memory", 9000), ("memory", 60000)])
-def test_one_worker_cannot_go_on(faulty, mode, place, what, room):
-    """The next one does, and nothing was lost meanwhile."""
-    mnt = faulty(mode, SECTIONFS_FAIL=what + "@2", SECTIONFS_ROOM=str(room))
-    before = mnt.stats()
-    child, check = used_all(mnt, place)
-    resumed(mnt)
-    if mnt.stats()["worker_starts"] == 2:       # it went on after all, as well as it could
-        resumed(mnt)
-    assert check() and locked(mnt)
-    util.run(mnt.command[0], "--check-registry", mnt.path)
-    child.kill()
-    for name in "page", "file":
-        os.unlink(mnt / name)
-    mnt.settled(before)
-
-
-@both_modes
-def test_no_descriptor_is_to_be_had(faulty, mode, place):
-    """Then a worker goes on with those that it has inherited."""
-    mnt = faulty(mode, SECTIONFS_FAIL="descriptors")
-    child, check = used_all(mnt, place)
-    for _ in range(2):
-        resumed(mnt)
-        assert check()
-        with refused(errno.ENFILE, errno.EMFILE):
-            os.close(os.open(mnt / "new", os.O_CREAT | os.O_RDWR))
-
-
-@both_modes
-def test_nothing_new_for_want_of_records(faulty, mode, place):
-    """The registry is full when a worker comes: what there is can be used, and taken away."""
-    mnt = faulty(mode, SECTIONFS_FAIL="table@2")
-    child, check = used_all(mnt, place)
-    kill_worker(mnt)
-    eventually(lambda: "going on after" in mnt.log_text())
-    for _ in range(3):
-        with refused(errno.ENOSPC, errno.ENFILE, errno.ENOMEM):
-            os.mkdir(mnt / "new")
-        with refused(errno.ENOSPC, errno.ENFILE, errno.ENOMEM):
-            os.open(mnt / "page", os.O_RDWR)
-    child.do("os.pwrite(page, b'more', 0)")
-    assert child.get("os.pread(page, 4, 0)") == b"more"
-    child.do("os.pwrite(page, data, 0)", data=pattern("page", 4))
-    resumed(mnt)
-    assert check() and locked(mnt)
-    os.mkdir(mnt / "new")
-
-
-def test_limit_that_cannot_be_moved(faulty, place):
-    """The private tmpfs keeps its size: copies find no room, and all else goes on."""
-    mnt = faulty("passthrough", SECTIONFS_FAIL="resize@2")
-    child, check = used_all(mnt, place)
-    resumed(mnt)
-    assert check() and locked(mnt)
-    with opened(mnt.cow("file")) as fd:
-        with refused(errno.ENOSPC):
-            for n in range(16):
-                os.pwrite(fd, bytes(MIB), n * MIB)
-    write(mnt / "page2", bytes(3 * MIB))
-    resumed(mnt)
-    assert check()
-    with opened(mnt.cow("file")) as fd:
-        for n in range(16):
-            assert os.pwrite(fd, bytes(MIB), n * MIB) == MIB
-
-
-def test_last_user_shows_without_inotify(faulty):
-    """Then it is looked for by the clock."""
-    mnt = faulty("passthrough", SECTIONFS_FAIL="inotify@2")
-    with opened(mnt / "a", os.O_CREAT | os.O_RDWR) as fd:
-        os.setxattr(fd, "user.section.lifetime", b"temporary")
-        os.write(fd, bytes(PAGE))
-        view = View(fd, PAGE)
-    resumed(mnt)
-    assert "no inotify" in mnt.log_text()
-    time.sleep(0.3)
-    view.write(0, b"still there")
-    assert os.path.exists(mnt / "a")
-    view.close()
-    eventually(lambda: not os.path.exists(mnt / "a"), 20)

@@ -399,17 +399,6 @@ def test_holes_stay_holes_in_a_copy(new_mount, place):
 
 # --- Clones ---------------------------------------------------------------------------------------
 
-def runs(path):
-    """The extents of a file, whether they are shared or not."""
-    found = []
-    for logical, physical, length in extents(path):
-        if found and (found[-1][0] + found[-1][2], found[-1][1] + found[-1][2]) == (logical, physical):
-            found[-1][2] += length
-        else:
-            found.append([logical, physical, length])
-    return found
-
-
 @pytest.fixture(params=["xfs", "btrfs"])
 def cloned(request, mnt, loop):
     """A section over a file on a file system that shares extents, and that file."""
@@ -417,9 +406,10 @@ def cloned(request, mnt, loop):
     write(f"{where}/real", pattern("real", 8 * MIB))
     run("sync", "-f", where)
     define(mnt / "x", f"{where}/real")
-    before = sha(f"{where}/real"), os.stat(f"{where}/real").st_mtime_ns, runs(f"{where}/real")
-    yield f"{where}/real"
-    assert (sha(f"{where}/real"), os.stat(f"{where}/real").st_mtime_ns, runs(f"{where}/real")) == before
+    real = f"{where}/real"
+    before = sha(real), os.stat(real).st_mtime_ns, extents(real)
+    yield real
+    assert (sha(real), os.stat(real).st_mtime_ns, extents(real)) == before
     os.unlink(mnt / "x")
     eventually(lambda: mnt.stats()["sections"] == 0)
 

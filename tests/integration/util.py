@@ -99,7 +99,8 @@ def link_fd(fd, path):
 
 
 def extents(path):
-    """The physical extents of a file, or None where its filesystem does not tell."""
+    """The physical extents of a file, or None where its filesystem does not tell. One that is told in
+    pieces, because clones share some of it for as long as they are not gone, is one."""
     with open(path, "rb") as file:
         room = 512
         request = bytearray(struct.pack("=QQIIII", 0, (1 << 64) - 1, 1, 0, room, 0))
@@ -111,7 +112,14 @@ def extents(path):
                 return None
             raise
     count = struct.unpack_from("=QQIIII", request)[3]
-    return [struct.unpack_from("=QQQ", request, 32 + 56 * i) for i in range(count)]
+    found = []
+    for i in range(count):
+        logical, physical, length = struct.unpack_from("=QQQ", request, 32 + 56 * i)
+        if found and (logical, physical) == (sum(found[-1][::2]), sum(found[-1][1:])):
+            found[-1] = (*found[-1][:2], found[-1][2] + length)
+        else:
+            found.append((logical, physical, length))
+    return found
 
 
 class View:

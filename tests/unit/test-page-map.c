@@ -231,6 +231,7 @@ test_long_run(void)
 
 #define N_LOOKERS 3
 #define N_CHANGES 30000
+#define N_FAR 9
 
 /* Of every 64 pages the first is always in, the second never; the others come and go. */
 static gpointer
@@ -249,6 +250,10 @@ look_on(gpointer data)
         g_assert_cmpuint(sfs_page_map_peek(pair->map, page + 1, page + 64, &in), >, page + 1);
         g_assert_false(in);
         g_assert_cmpuint(sfs_page_map_peek(pair->map, page + 2, page + 64, &in), >, page + 2);
+        /* A leaf that never comes, though others may come to where it would be. */
+        page = N_PAGES + (uint64_t)g_rand_int_range(rng, N_FAR, 8 * N_FAR) * SFS_MAP_LEAF_PAGES;
+        g_assert_cmpuint(sfs_page_map_peek(pair->map, page, page + 9, &in), ==, page + 9);
+        g_assert_false(in);
         looks++;
     }
     g_rand_free(rng);
@@ -260,7 +265,7 @@ static void
 come_and_go(Pair *pair)
 {
     uint64_t page = (uint64_t)g_test_rand_int_range(0, N_PAGES) / 64 * 64;
-    uint64_t far = N_PAGES + (uint64_t)g_test_rand_int_range(0, 9) * SFS_MAP_LEAF_PAGES;
+    uint64_t far = N_PAGES + (uint64_t)g_test_rand_int_range(0, N_FAR) * SFS_MAP_LEAF_PAGES;
     bool in;
 
     if (g_test_rand_bit()) {

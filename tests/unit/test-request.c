@@ -299,6 +299,22 @@ test_held(Fixture *f, gconstpointer data)
     g_assert_false(sfs_request_held(header, asleep));
 }
 
+/* One that was killed as it began had not noted yet which thread it was. */
+static void
+test_hardly_begun(Fixture *f, gconstpointer data)
+{
+    static const uint64_t number = 100;
+    SfsRegistryHeader *header = sfs_registry_header(f->registry);
+    g_autoptr(GHashTable) numbers = set_of(&number);
+
+    atomic_store(&header->running[0].unique, number);
+    sfs_requests_note_held(header, numbers);
+    g_assert_false(sfs_request_held(header, number));
+    header->running[0].process = getpid();
+    sfs_requests_note_held(header, numbers);
+    g_assert_false(sfs_request_held(header, number));
+}
+
 static void
 test_full(Fixture *f, gconstpointer data)
 {
@@ -332,6 +348,7 @@ main(int argc, char **argv)
     add("/request/put-off", test_put_off);
     add("/request/many", test_many);
     add("/request/held", test_held);
+    add("/request/hardly-begun", test_hardly_begun);
     add("/request/full", test_full);
     return g_test_run();
 }
