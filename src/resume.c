@@ -225,7 +225,7 @@ sfs_resume_read(SfsMount *mount, bool *ended)
     int r;
 
     *ended = false;
-    if (mount->header->init_length == 0)
+    if (header->worker_starts <= 1)
         return NULL;
     resume = g_new0(SfsResume, 1);
     g_mutex_init(&resume->lock);

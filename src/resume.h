@@ -22,8 +22,8 @@
 
 typedef struct SfsResume SfsResume;
 
-/* Step 1; NULL: no kernel's request was ever read, there is nothing to go on with. *@ended: nor is
- * there a mount any more. */
+/* Step 1; NULL: no worker was here before, there is nothing to go on with. *@ended: there is no
+ * mount any more. */
 SfsResume *sfs_resume_read(SfsMount *mount, bool *ended);
 void sfs_resume_free(SfsResume *resume);
 

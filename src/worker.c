@@ -175,11 +175,11 @@ save_init(Worker *worker, const struct fuse_buf *buf)
     const struct fuse_init_in *init = (const void *)(in + 1);
 
     if (in->opcode == FUSE_INIT && buf->size <= sizeof header->init_request) {
-        memcpy(header->init_request, buf->mem, buf->size);
-        header->init_length = (uint32_t)buf->size;
         if (buf->size < sizeof *in + offsetof(struct fuse_init_in, flags2) + sizeof init->flags2 ||
             !(init->flags2 & HAS_RESEND))
             atomic_store(&header->cannot_resume, 1);
+        memcpy(header->init_request, buf->mem, buf->size);
+        header->init_length = (uint32_t)buf->size;
     }
 }
 
@@ -212,6 +212,8 @@ serve_again(Worker *worker, bool suspects)
     struct fuse_buf buf = {0};
 
     while (worker->resume != NULL && sfs_resume_next(worker->resume, suspects, &buf)) {
+        if (!atomic_load(&worker->mount.header->ready))
+            save_init(worker, &buf);
         sfs_defer_process(&worker->mount, &buf);
         g_free(buf.mem);
     }
@@ -267,10 +269,9 @@ serve_init(Worker *worker)
     connect_session(worker, SFS_FD_DEVICE);
     if (worker->resume != NULL && sfs_resume_has_init(worker->resume))
         serve_again(worker, false);
-    else if (worker->resume != NULL)
+    else if (worker->mount.header->init_length != 0)
         repeat_init(worker);
-    while (worker->resume == NULL && worker->mount.header->protocol_major == 0 &&
-           serve_one(worker, reader))
+    while (worker->mount.header->protocol_major == 0 && serve_one(worker, reader))
         ;
     sfs_reader_free(reader);
 }

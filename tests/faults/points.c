@@ -385,7 +385,7 @@ __wrap_g_snprintf(char *to, size_t size, const char *format, ...)
 
 /* In place of libc's, for libfuse as well, and whether that is linked statically or not. A file's
  * size and a word are of one size here: see configure.ac. */
-#define CALL(function, libc_name, call)                                                            \
+#define CALL_BY(function, libc_name, call, does)                                                   \
     long function(long a, long b, long c, long d, long e, long f) __asm__(libc_name);              \
     long function(long a, long b, long c, long d, long e, long f)                                  \
     {                                                                                              \
@@ -394,12 +394,13 @@ __wrap_g_snprintf(char *to, size_t size, const char *format, ...)
         if (failing_call(call, a, b))                                                              \
             return -1;                                                                             \
         pass(PC, 0);                                                                               \
-        result = syscall(call, a, b, c, d, e, f);                                                  \
+        result = does;                                                                             \
         pass(PC, POINTS_AFTER);                                                                    \
         return result;                                                                             \
     }
+#define CALL(function, libc_name, call)                                                            \
+    CALL_BY(function, libc_name, call, syscall(call, a, b, c, d, e, f))
 
-CALL(points_close, "close", SYS_close)
 CALL(points_copy_file_range, "copy_file_range", SYS_copy_file_range)
 CALL(points_fallocate, "fallocate", SYS_fallocate)
 CALL(points_fallocate64, "fallocate64", SYS_fallocate)
@@ -413,12 +414,25 @@ CALL(points_ftruncate64, "ftruncate64", SYS_ftruncate)
 CALL(points_ioctl, "ioctl", SYS_ioctl)
 CALL(points_pwrite, "pwrite", SYS_pwrite64)
 CALL(points_pwrite64, "pwrite64", SYS_pwrite64)
-CALL(points_read, "read", SYS_read)
-CALL(points_sendmsg, "sendmsg", SYS_sendmsg)
 CALL(points_splice, "splice", SYS_splice)
 CALL(points_vmsplice, "vmsplice", SYS_vmsplice)
-CALL(points_write, "write", SYS_write)
 CALL(points_writev, "writev", SYS_writev)
+#ifndef __SANITIZE_THREAD__
+CALL(points_close, "close", SYS_close)
+CALL(points_read, "read", SYS_read)
+CALL(points_sendmsg, "sendmsg", SYS_sendmsg)
+CALL(points_write, "write", SYS_write)
+#else
+/* The race detector learns by these who waits for whom. */
+int __interceptor_close(long a);
+long __interceptor_read(long a, long b, long c);
+long __interceptor_sendmsg(long a, long b, long c);
+long __interceptor_write(long a, long b, long c);
+CALL_BY(points_close, "close", SYS_close, __interceptor_close(a))
+CALL_BY(points_read, "read", SYS_read, __interceptor_read(a, b, c))
+CALL_BY(points_sendmsg, "sendmsg", SYS_sendmsg, __interceptor_sendmsg(a, b, c))
+CALL_BY(points_write, "write", SYS_write, __interceptor_write(a, b, c))
+#endif
 
 /* These differ from what the kernel is asked. */
 ssize_t points_pwritev2(int fd, const void *iov, int n, long at, int flags) __asm__("pwritev2");

@@ -731,8 +731,6 @@ def test_killed_at_each_site(theatre, mode, session):
             tries -= 1
             plan += [ways[site] for site in theatre.missed() if site in ways]
     theatre.report()
-    if LONG:
-        print("".join(theatre.points.describe(site) for site in theatre.missed()[:40]))
 
 
 @both_modes
@@ -746,3 +744,37 @@ def test_killed_one_after_the_other(theatre, mode, session):
         first, step = chance.randint(1, 5000), chance.randint(1, 60)
         theatre.play(all_at_once, (ANY, first), *[(ANY, n * step) for n in range(1, 16)])
     theatre.report()
+
+
+@both_modes
+def test_killed_while_it_starts(faulty, mode, place, session):
+    """The first worker, at each point before it serves, and at some where it does so in memory that
+    nobody has used yet."""
+    session.watchdog.arm(3600 if LONG else 90)
+    chance = seeded()
+    points = Points(f"{place}/points", os.environ["SECTIONFS_FAULTS"])
+
+    def start():
+        mnt = faulty(mode, OPTIONS, SECTIONFS_POINTS=points.path)
+        assert points.instrumented or pytest.skip("this build does not tell of stores")
+        return mnt
+
+    def stop(mnt):
+        assert mnt.stop() == []
+        mnt.keeper = None
+    stop(start())
+    count = sum(times for _, times, _ in points.sites())
+    for point in [*range(1, count), *range(count, 1000, 4)] if LONG else \
+            [*chance.sample(range(1, count), 5), *chance.sample(range(count, 1000), 5)]:
+        points.arm((ANY, point))
+        mnt = start()
+        try:
+            names(Stage(mnt, place))
+        except BaseException as error:
+            error.add_note(f"killed at point {point}")
+            raise
+        died = points.disarm()
+        assert mnt.stats()["deaths"] == died
+        util.run(mnt.command[0], "--check-registry", mnt.path)
+        stop(mnt)
+    print(f"{count} points")
