@@ -674,8 +674,16 @@ class Theatre:
         return [site for site in self.sites if site not in self.killed]
 
     def report(self):
+        """A place counts once, whatever the calls that led there."""
+        def places(sites):
+            return {self.points.frames[site][0] for site in sites if site != ANY}
+        alive = places(self.sites) - places(self.killed)
         print(f"{len(self.sites)} sites, at {len(self.missed())} of them no death; "
+              f"{len(places(self.sites))} places, at {len(alive)} of them no death; "
               f"{self.kills} deaths in {self.rounds} scenes")
+        if LONG:
+            print("".join(self.points.describe(site) for site in self.missed()
+                          if self.points.frames[site][0] in alive))
 
 
 @pytest.fixture
