@@ -139,6 +139,10 @@ sfs_backing_data_fd(SfsBacking *backing)
     return backing->ops->data_fd != NULL ? backing->ops->data_fd(backing) : -1;
 }
 
+/* Zeros over whatever data there is within [@from, @end), for where no hole can be punched or none
+ * may be: memory that was there stays. 0 or a negative errno. */
+int sfs_backing_write_zeros(SfsBacking *backing, off_t from, off_t end);
+
 /* A new empty file of the store. As sfs_store_file_new(); its slot is for the node's record. */
 int sfs_backing_page_new(SfsStore *store, SfsBacking **backing, uint32_t *fd_slot);
 
@@ -184,8 +188,8 @@ SfsBacking *sfs_backing_clone_new(int fd, int link, uint32_t fd_slot, SfsBacking
                                   SfsRegistry *registry, uint32_t slot);
 void sfs_backing_copy_keep(SfsBacking *copy, uint32_t slot);
 
-/* For `commit` of those two (view-commit.c): makes @base as @view with the record @rec is, whose own
- * bytes are those that `changed` tells; @limit: from there on nothing else of the base is to be
+/* For `commit` of those two (view-commit.c): makes @base as @view with the record @rec is, whose
+ * own bytes are those that `changed` tells; @limit: from there on nothing else of the base is to be
  * left. */
 int sfs_view_commit_bytes(SfsBacking *view, SfsBacking *base, SfsViewRec *rec, off_t limit);
 

@@ -121,29 +121,6 @@ sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, int pipe,
     return handle->backing->ops->write(handle->backing, buf, size, offset, how);
 }
 
-/* Punches a hole in committed memory: it reads as zeros, and is still there. */
-static int
-clear(SfsHandle *handle, off_t offset, off_t length, off_t size)
-{
-    static const char zeros[64 << 10];
-    off_t end = MIN(offset + length, size);
-
-    while (offset < end) {
-        ssize_t n;
-
-        /* What was never written is zero. */
-        offset = handle->backing->ops->seek(handle->backing, offset, SEEK_DATA);
-        if (offset < 0 || offset >= end)
-            break;
-        n = handle->backing->ops->write(handle->backing, zeros,
-                                        (size_t)MIN(end - offset, (off_t)sizeof zeros), offset, 0);
-        if (n < 0)
-            return (int)n;
-        offset += n;
-    }
-    return 0;
-}
-
 int
 sfs_section_allocate(SfsMount *mount, SfsHandle *handle, int mode, off_t offset, off_t length)
 {
@@ -162,8 +139,10 @@ sfs_section_allocate(SfsMount *mount, SfsHandle *handle, int mode, off_t offset,
     else if (r == 0 && !(mode & FALLOC_FL_PUNCH_HOLE) && offset + length > st.st_size)
         r = sfs_section_check_room(&target, (uint64_t)(offset + length));
     if (r == 0 && handle->class == SFS_CLASS_NODE && sfs_section_keeps_memory(target.rec)) {
+        /* It reads as zeros, and is still there. */
         if (mode & FALLOC_FL_PUNCH_HOLE)
-            return clear(handle, offset, length, st.st_size);
+            return sfs_backing_write_zeros(handle->backing, offset,
+                                           MIN(offset + length, st.st_size));
         /* No hole may be left before it. */
         if (!(mode & FALLOC_FL_KEEP_SIZE) && offset > st.st_size) {
             length += offset - st.st_size;

@@ -10,7 +10,6 @@
  */
 #include "backing.h"
 
-
 #define PIECE ((size_t)1 << 20) /* is written at a time */
 
 /* Room in the base for all that is the view's own, so that writing it cannot fail for want of that.
@@ -29,26 +28,6 @@ reserve(SfsBacking *view, SfsBacking *base)
     return r == -EOPNOTSUPP ? 0 : r;
 }
 
-/* Where no holes can be punched: zeros over what there is. */
-static int
-write_zeros(SfsBacking *base, off_t from, off_t end)
-{
-    static const char zeros[64 << 10];
-
-    while (from < end) {
-        ssize_t n;
-
-        from = base->ops->seek(base, from, SEEK_DATA);
-        if (from < 0 || from >= end)
-            return 0;
-        n = base->ops->write(base, zeros, (size_t)MIN(end - from, (off_t)sizeof zeros), from, 0);
-        if (n < 0)
-            return (int)n;
-        from += n;
-    }
-    return 0;
-}
-
 /* Makes zeros of what the view does not show of the base, but where it has bytes of its own. */
 static int
 clear(SfsBacking *view, SfsBacking *base, off_t at, off_t end)
@@ -64,7 +43,7 @@ clear(SfsBacking *view, SfsBacking *base, off_t at, off_t end)
         if (at < to) {
             r = base->ops->allocate(base, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, to - at);
             if (r == -EOPNOTSUPP)
-                r = write_zeros(base, at, to);
+                r = sfs_backing_write_zeros(base, at, to);
         }
         at = MAX(stop, to);
     }

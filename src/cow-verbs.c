@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: MIT */
+/* An overlay as a whole: what it has changed is listed, forgotten, or written into the base. */
+#include "cow-internal.h"
+
+/* What is given back at a time under the lock. */
+#define SWEEP_PAGES 4096u
+
+int
+sfs_cow_changed(SfsBacking *backing, off_t from, off_t *first, off_t *end)
+{
+    SfsCowBacking *self = sfs_cow(backing);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+    uint64_t stop = sfs_cow_pages_covering((off_t)self->rec->size), page = sfs_cow_page_of(from),
+             next;
+    bool is_private = false;
+
+    if (page >= stop)
+        return -ENXIO;
+    next = sfs_page_map_run(self->map, page, stop, &is_private);
+    if (!is_private) {
+        page = next;
+        if (page >= stop)
+            return -ENXIO;
+        next = sfs_page_map_run(self->map, page, stop, &is_private);
+    }
+    *first = sfs_cow_start_of(page);
+    *end = sfs_cow_start_of(next);
+    return 0;
+}
+
+/* Nothing is private any more. The memory goes back afterwards, piece by piece, so that nobody has
+ * to wait for the lock while it does. Lock held. */
+static void
+forget_all(SfsCowBacking *self)
+{
+    uint64_t end = sfs_cow_pages_covering((off_t)self->rec->size);
+
+    sfs_page_map_remove(self->map, 0, end);
+    if (self->overlay != NULL)
+        sfs_map_file_cut(&self->kept, self->overlay, self->map, 0, end);
+}
+
+/* Gives back what the overlay holds below @size and the map does not know. */
+static void
+sweep(SfsCowBacking *self, off_t size)
+{
+    off_t at = 0, data;
+
+    while (self->overlay != NULL && at < size) {
+        g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+        uint64_t next;
+        bool is_private;
+
+        data = lseek(sfs_store_file_fd(self->overlay), at, SEEK_DATA);
+        if (data < 0 || data >= size)
+            return;
+        at = data & ~(off_t)(SFS_PAGE_SIZE - 1);
+        next = sfs_page_map_run(self->map, sfs_cow_page_of(at), sfs_cow_page_of(at) + SWEEP_PAGES,
+                                &is_private);
+        if (!is_private)
+            sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at,
+                                    sfs_cow_start_of(next) - at);
+        at = sfs_cow_start_of(next);
+    }
+}
+
+int
+sfs_cow_reset(SfsBacking *backing, off_t size)
+{
+    SfsCowBacking *self = sfs_cow(backing);
+    off_t old;
+
+    g_mutex_lock(&self->lock);
+    old = (off_t)self->rec->size;
+    sfs_cow_begin_cut(self);
+    forget_all(self);
+    atomic_store(&self->rec->base_limit, (uint64_t)size);
+    atomic_store(&self->rec->size, (uint64_t)size);
+    sfs_cow_end_cut(self);
+    sfs_cow_modified(self);
+    g_mutex_unlock(&self->lock);
+    sweep(self, old);
+    return 0;
+}
+
+int
+sfs_cow_commit(SfsBacking *backing)
+{
+    SfsCowBacking *self = sfs_cow(backing);
+    uint64_t changes;
+    off_t limit, size;
+    int r;
+
+    if (self->base == NULL)
+        return -EOPNOTSUPP;
+    g_mutex_lock(&self->lock);
+    changes = self->changes;
+    limit = (off_t)self->rec->base_limit;
+    g_mutex_unlock(&self->lock);
+    r = sfs_view_commit_bytes(backing, self->base, self->rec, limit);
+    if (r < 0)
+        return r;
+    g_mutex_lock(&self->lock);
+    size = (off_t)self->rec->size;
+    if (changes == self->changes) {
+        sfs_cow_begin_cut(self);
+        atomic_store(&self->rec->base_limit, self->rec->size);
+        forget_all(self);
+        sfs_cow_end_cut(self);
+    }
+    g_mutex_unlock(&self->lock);
+    sweep(self, size);
+    return 0;
+}
