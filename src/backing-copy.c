@@ -9,8 +9,9 @@
  *
  * Nothing here changes after it was made; the file protects itself.
  */
-#include "backing.h"
+#include "backing-fd.h"
 
+#include "crew.h"
 #include "keeper-link.h"
 #include "util.h"
 
@@ -62,10 +63,28 @@ copy_stat(SfsBacking *backing, struct stat *st)
     return 0;
 }
 
+/* A clone is on a disk. */
+static void
+will_wait(const CopyBacking *self)
+{
+    if (self->file == NULL)
+        sfs_crew_will_wait();
+}
+
 static ssize_t
 copy_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
 {
+    if (copy(backing)->file == NULL)
+        sfs_fd_may_wait(copy_fd(backing), offset, size);
     return sfs_pread_full(copy_fd(backing), buf, size, offset);
+}
+
+static ssize_t
+copy_splice_read(SfsBacking *backing, int pipe, size_t size, off_t offset)
+{
+    if (copy(backing)->file == NULL)
+        sfs_fd_may_wait(copy_fd(backing), offset, size);
+    return sfs_splice_from(copy_fd(backing), offset, pipe, size);
 }
 
 static ssize_t
@@ -76,6 +95,7 @@ copy_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsi
 
     if (self->file != NULL)
         return sfs_store_file_write(self->file, buf, size, offset, how & SFS_WRITE_BACK);
+    will_wait(self);
     r = sfs_pwrite_full(self->fd, buf, size, offset);
     return r < 0 ? r : (ssize_t)size;
 }
@@ -87,6 +107,7 @@ copy_truncate(SfsBacking *backing, off_t size)
 
     if (self->file != NULL)
         return size > SFS_COW_SIZE_MAX ? -EFBIG : sfs_store_file_truncate(self->file, size);
+    will_wait(self);
     return ftruncate(self->fd, size) == 0 ? 0 : -errno;
 }
 
@@ -111,6 +132,7 @@ copy_allocate(SfsBacking *backing, int mode, off_t offset, off_t length)
     CopyBacking *self = copy(backing);
     bool zeros = mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE);
 
+    will_wait(self);
     if (self->file == NULL)
         return fallocate(self->fd, mode, offset, length) == 0 ? 0 : -errno;
     /* As large as any view. */
@@ -366,6 +388,7 @@ static const SfsBackingOps copy_ops = {
     .kind = "copy",
     .stat = copy_stat,
     .read = copy_read,
+    .splice_read = copy_splice_read,
     .write = copy_write,
     .truncate = copy_truncate,
     .allocate = copy_allocate,

@@ -197,6 +197,48 @@ cow_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
     return (ssize_t)done;
 }
 
+/* What is in one place, into a pipe: how many bytes that is, or a negative errno. */
+static ssize_t
+splice_place(SfsCowBacking *self, int pipe, size_t size, off_t offset)
+{
+    Place place = look(self, size, offset);
+    SfsBacking *base = self->base;
+    ssize_t n = -EAGAIN;
+
+    if (place.is_private) {
+        n = sfs_splice_from(sfs_store_file_fd(self->overlay), offset, pipe, place.size);
+        atomic_thread_fence(memory_order_seq_cst);
+        /* It may have been given back already when it was read. */
+        if (atomic_load(&self->cuts) != place.cuts)
+            n = -EAGAIN;
+    } else if (base != NULL && base->ops->splice_read != NULL &&
+               (uint64_t)offset + place.size <= place.limit) {
+        n = base->ops->splice_read(base, pipe, place.size, offset);
+    }
+    /* What is missing is zeros. */
+    return n < 0 || (size_t)n == place.size ? n : -EAGAIN;
+}
+
+static ssize_t
+cow_splice_read(SfsBacking *backing, int pipe, size_t size, off_t offset)
+{
+    SfsCowBacking *self = sfs_cow(backing);
+    uint64_t end = atomic_load(&self->rec->size);
+    size_t done = 0;
+
+    if ((uint64_t)offset >= end)
+        return 0;
+    size = (size_t)MIN((uint64_t)size, end - (uint64_t)offset);
+    while (done < size) {
+        ssize_t n = splice_place(self, pipe, size - done, offset + (off_t)done);
+
+        if (n < 0)
+            return n;
+        done += (size_t)n;
+    }
+    return (ssize_t)done;
+}
+
 static void
 cow_accessed(SfsBacking *backing)
 {
@@ -309,7 +351,7 @@ cow_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsig
 }
 
 static ssize_t
-cow_splice(SfsBacking *backing, int pipe, size_t size, off_t offset, unsigned how)
+cow_splice_write(SfsBacking *backing, int pipe, size_t size, off_t offset, unsigned how)
 {
     if (offset >= SFS_MAP_FILE_OFFSET || (off_t)size > SFS_MAP_FILE_OFFSET - offset)
         return -EFBIG;
@@ -421,9 +463,10 @@ static const SfsBackingOps cow_ops = {
     .kind = "cow",
     .stat = cow_stat,
     .read = cow_read,
+    .splice_read = cow_splice_read,
     .accessed = cow_accessed,
     .write = cow_write,
-    .splice = cow_splice,
+    .splice_write = cow_splice_write,
     .truncate = sfs_cow_truncate,
     .allocate = sfs_cow_allocate,
     .seek = sfs_cow_seek,

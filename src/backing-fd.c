@@ -1,7 +1,39 @@
 /* SPDX-License-Identifier: MIT */
 #include "backing-fd.h"
 
+#include "crew.h"
 #include "util.h"
+
+#include <sys/syscall.h>
+
+/* Linux 6.5; its number is the same everywhere. Older headers have neither this nor its structs. */
+#ifndef SYS_cachestat
+#define SYS_cachestat 451
+#endif
+
+#define ASK_FROM ((size_t)32 << 10)
+
+static bool
+is_in_memory(int fd, off_t offset, size_t size)
+{
+    struct {
+        uint64_t offset, length;
+    } range = {(uint64_t)offset, size};
+    struct {
+        uint64_t cached, dirty, writeback, evicted, recently_evicted;
+    } found;
+
+    return size > 0 && syscall(SYS_cachestat, fd, &range, &found, 0) == 0 &&
+           found.cached >= sfs_page_round_up(size) >> SFS_PAGE_SHIFT;
+}
+
+void
+sfs_fd_may_wait(int fd, off_t offset, size_t size)
+{
+    /* For little, asking would cost more than it saves. */
+    if (size < ASK_FROM || !is_in_memory(fd, offset, size))
+        sfs_crew_may_wait();
+}
 
 int
 sfs_fd_backing_stat(SfsBacking *backing, struct stat *st)
@@ -22,6 +54,12 @@ ssize_t
 sfs_fd_backing_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
 {
     return sfs_pread_full(sfs_fd_backing_fd(backing), buf, size, offset);
+}
+
+ssize_t
+sfs_fd_backing_splice_read(SfsBacking *backing, int pipe, size_t size, off_t offset)
+{
+    return sfs_splice_from(sfs_fd_backing_fd(backing), offset, pipe, size);
 }
 
 /* Leaving no trace is a property of a descriptor, and rarely asked for: one is opened each time.

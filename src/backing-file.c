@@ -4,6 +4,7 @@
  * for it. */
 #include "backing-fd.h"
 
+#include "crew.h"
 #include "util.h"
 
 #include <sys/uio.h>
@@ -14,6 +15,27 @@ typedef struct {
 } FileBacking;
 
 static ssize_t
+file_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
+{
+    sfs_fd_may_wait(sfs_fd_backing_fd(backing), offset, size);
+    return sfs_fd_backing_read(backing, buf, size, offset);
+}
+
+static ssize_t
+file_read_quietly(SfsBacking *backing, void *buf, size_t size, off_t offset)
+{
+    sfs_crew_may_wait();
+    return sfs_fd_backing_read_quietly(backing, buf, size, offset);
+}
+
+static ssize_t
+file_splice_read(SfsBacking *backing, int pipe, size_t size, off_t offset)
+{
+    sfs_fd_may_wait(sfs_fd_backing_fd(backing), offset, size);
+    return sfs_fd_backing_splice_read(backing, pipe, size, offset);
+}
+
+static ssize_t
 file_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsigned how)
 {
     int flags = (how & SFS_WRITE_APPEND ? RWF_APPEND : 0) |
@@ -21,6 +43,10 @@ file_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsi
     struct iovec iov = {(void *)buf, size};
     ssize_t n;
 
+    if (how & (SFS_WRITE_DATA_SYNC | SFS_WRITE_SYNC))
+        sfs_crew_will_wait();
+    else
+        sfs_crew_may_wait();
     do {
         n = pwritev2(sfs_fd_backing_fd(backing), &iov, 1, offset, flags);
     } while (n < 0 && errno == EINTR);
@@ -28,28 +54,33 @@ file_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsi
 }
 
 static ssize_t
-file_splice(SfsBacking *backing, int pipe, size_t size, off_t offset, unsigned how)
+file_splice_write(SfsBacking *backing, int pipe, size_t size, off_t offset, unsigned how)
 {
+    sfs_crew_may_wait();
     return sfs_splice_full(pipe, sfs_fd_backing_fd(backing), size, offset);
 }
 
 static int
 file_truncate(SfsBacking *backing, off_t size)
 {
+    sfs_crew_will_wait();
     return ftruncate(sfs_fd_backing_fd(backing), size) == 0 ? 0 : -errno;
 }
 
 static int
 file_allocate(SfsBacking *backing, int mode, off_t offset, off_t length)
 {
+    sfs_crew_will_wait();
     return fallocate(sfs_fd_backing_fd(backing), mode, offset, length) == 0 ? 0 : -errno;
 }
 
 static int
 file_sync(SfsBacking *backing, bool data_only)
 {
-    int r = data_only ? fdatasync(sfs_fd_backing_fd(backing)) : fsync(sfs_fd_backing_fd(backing));
+    int r;
 
+    sfs_crew_will_wait();
+    r = data_only ? fdatasync(sfs_fd_backing_fd(backing)) : fsync(sfs_fd_backing_fd(backing));
     return r == 0 ? 0 : -errno;
 }
 
@@ -63,10 +94,11 @@ file_free(SfsBacking *backing)
 static const SfsBackingOps file_ops = {
     .kind = "file",
     .stat = sfs_fd_backing_stat,
-    .read = sfs_fd_backing_read,
-    .read_quietly = sfs_fd_backing_read_quietly,
+    .read = file_read,
+    .read_quietly = file_read_quietly,
+    .splice_read = file_splice_read,
     .write = file_write,
-    .splice = file_splice,
+    .splice_write = file_splice_write,
     .truncate = file_truncate,
     .allocate = file_allocate,
     .seek = sfs_fd_backing_seek,
@@ -125,7 +157,7 @@ window_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
     const FileBacking *self = window(backing);
 
     size = (size_t)within(self, offset, size);
-    return size > 0 ? sfs_fd_backing_read(backing, buf, size, self->offset + offset) : 0;
+    return size > 0 ? file_read(backing, buf, size, self->offset + offset) : 0;
 }
 
 static ssize_t
@@ -134,7 +166,16 @@ window_read_quietly(SfsBacking *backing, void *buf, size_t size, off_t offset)
     const FileBacking *self = window(backing);
 
     size = (size_t)within(self, offset, size);
-    return size > 0 ? sfs_fd_backing_read_quietly(backing, buf, size, self->offset + offset) : 0;
+    return size > 0 ? file_read_quietly(backing, buf, size, self->offset + offset) : 0;
+}
+
+static ssize_t
+window_splice_read(SfsBacking *backing, int pipe, size_t size, off_t offset)
+{
+    const FileBacking *self = window(backing);
+
+    size = (size_t)within(self, offset, size);
+    return size > 0 ? file_splice_read(backing, pipe, size, self->offset + offset) : 0;
 }
 
 static ssize_t
@@ -206,6 +247,7 @@ static const SfsBackingOps window_ops = {
     .stat = window_stat,
     .read = window_read,
     .read_quietly = window_read_quietly,
+    .splice_read = window_splice_read,
     .write = window_write,
     .truncate = window_truncate,
     .allocate = window_allocate,

@@ -20,7 +20,7 @@ page_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsi
 }
 
 static ssize_t
-page_splice(SfsBacking *backing, int pipe, size_t size, off_t offset, unsigned how)
+page_splice_write(SfsBacking *backing, int pipe, size_t size, off_t offset, unsigned how)
 {
     return sfs_store_file_splice(page(backing)->file, pipe, size, offset, how & SFS_WRITE_BACK);
 }
@@ -49,8 +49,9 @@ static const SfsBackingOps page_ops = {
     .stat = sfs_fd_backing_stat,
     .read = sfs_fd_backing_read,
     .read_quietly = sfs_fd_backing_read_quietly,
+    .splice_read = sfs_fd_backing_splice_read,
     .write = page_write,
-    .splice = page_splice,
+    .splice_write = page_splice_write,
     .truncate = page_truncate,
     .allocate = page_allocate,
     .seek = sfs_fd_backing_seek,

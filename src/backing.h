@@ -47,6 +47,11 @@ typedef struct {
      */
     ssize_t (*read_quietly)(SfsBacking *backing, void *buf, size_t size, off_t offset);
 
+    /* The same as read, into an empty pipe with room for as many pages as @size bytes can touch: it
+     * gets the pages themselves instead of a copy. -EAGAIN, or another negative errno: it must be
+     * read, and what is in the pipe is to be thrown away. NULL: it cannot. */
+    ssize_t (*splice_read)(SfsBacking *backing, int pipe, size_t size, off_t offset);
+
     /* Notes that somebody has read, as relatime has it. NULL: read does that, and reading through
      * data_fd as well. */
     void (*accessed)(SfsBacking *backing);
@@ -54,10 +59,10 @@ typedef struct {
     /* As pwrite(2): bytes written, > 0 unless @size is 0. @how: flags below. Required. */
     ssize_t (*write)(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsigned how);
 
-    /* The same of bytes at the front of a pipe, whole pages of the backing, with no flag but
-     * SFS_WRITE_BACK. How many it has taken from the pipe is undefined unless it took all. NULL:
-     * it cannot. */
-    ssize_t (*splice)(SfsBacking *backing, int pipe, size_t size, off_t offset, unsigned how);
+    /* The same as write of bytes at the front of a pipe, whole pages of the backing, with no flag
+     * but SFS_WRITE_BACK. How many it has taken from the pipe is undefined unless it took all.
+     * NULL: it cannot. */
+    ssize_t (*splice_write)(SfsBacking *backing, int pipe, size_t size, off_t offset, unsigned how);
 
     /* As ftruncate(2). Required. */
     int (*truncate)(SfsBacking *backing, off_t size);

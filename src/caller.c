@@ -6,6 +6,7 @@
  */
 #include "caller.h"
 
+#include "crew.h"
 #include "log.h"
 #include "util.h"
 
@@ -271,6 +272,7 @@ sfs_caller_open_file(const SfsCaller *caller, const char *path, dev_t own_dev, S
 
     if (path[0] != '/')
         return -EINVAL;
+    sfs_crew_will_wait();
     g_snprintf(name, sizeof name, "/proc/%d", (int)caller->pid);
     proc = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (proc >= 0)

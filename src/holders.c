@@ -11,6 +11,7 @@
  */
 #include "holders.h"
 
+#include "crew.h"
 #include "util.h"
 
 #include <dirent.h>
@@ -329,6 +330,7 @@ sfs_holders_find(dev_t dev, uint64_t ino, GArray *holders)
     Search search = {.dev = dev, .ino = ino, .mounts = mounts, .namespaces = namespaces};
     bool any = false;
 
+    sfs_crew_will_wait();
     return search_processes(&search, holders, &any);
 }
 
@@ -337,8 +339,10 @@ sfs_holders_mapped(dev_t dev, uint64_t ino, bool *mapped)
 {
     Search search = {.dev = dev, .ino = ino, .mappings_only = true};
     bool any = false;
-    int r = search_processes(&search, NULL, &any);
+    int r;
 
+    sfs_crew_will_wait();
+    r = search_processes(&search, NULL, &any);
     if (r == 0)
         *mapped = any;
     return r;

@@ -181,6 +181,28 @@ sfs_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 /* --- bytes ----------------------------------------------------------------------------------- */
 
+/* What is smaller is copied: libfuse would, and a pipe costs more. */
+#define SPLICE_MIN ((size_t)2 * SFS_PAGE_SIZE)
+
+/* Replies with pages that were put into a pipe, not copied. False: it has to be read. */
+static bool
+reply_spliced(fuse_req_t req, SfsHandle *handle, size_t size, off_t offset, bool quietly)
+{
+    const int *pipe = size < SPLICE_MIN ? NULL : sfs_reader_reply_pipe();
+    struct fuse_bufvec data = FUSE_BUFVEC_INIT(0);
+    ssize_t n;
+
+    if (pipe == NULL || size > SFS_READER_MAX_WRITE)
+        return false;
+    n = sfs_section_splice_read(sfs_op_mount(req), handle, pipe[1], size, offset, quietly);
+    data.buf[0].flags = FUSE_BUF_IS_FD;
+    data.buf[0].fd = pipe[0];
+    data.buf[0].size = (size_t)MAX(n, 0);
+    if (n <= 0 || fuse_reply_data(req, &data, 0) != 0)
+        sfs_reader_empty_reply_pipe();
+    return n > 0;
+}
+
 void
 sfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
 {
@@ -188,7 +210,6 @@ sfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fu
     bool quietly = fi->flags & O_NOATIME || sfs_op_mount(req)->header->config.no_atime;
     ssize_t n;
     char *buf;
-    int fd;
 
     if (handle == NULL)
         return;
@@ -202,19 +223,8 @@ sfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fu
         sfs_op_reply_bytes(req, bytes + from, MIN(size, length - from));
         return;
     }
-    /* By a descriptor where that does all: no byte is copied here. (libfuse copies small ones.) */
-    fd = quietly || handle->backing == NULL || size < (size_t)2 * SFS_PAGE_SIZE
-             ? -1
-             : sfs_backing_data_fd(handle->backing);
-    if (fd >= 0) {
-        struct fuse_bufvec data = FUSE_BUFVEC_INIT(size);
-
-        data.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;
-        data.buf[0].fd = fd;
-        data.buf[0].pos = offset;
-        fuse_reply_data(req, &data, 0);
+    if (reply_spliced(req, handle, size, offset, quietly))
         return;
-    }
     buf = sfs_fixed_buffer(size);
     n = sfs_section_read(sfs_op_mount(req), handle, buf, size, offset, quietly);
     if (n < 0)

@@ -153,3 +153,19 @@ sfs_reader_load(void)
     take(mine, HEADERS, mine->behind);
     mine->behind = 0;
 }
+
+const int *
+sfs_reader_reply_pipe(void)
+{
+    return mine != NULL && have_pipe(mine) && mine->behind == 0 ? mine->pipe : NULL;
+}
+
+void
+sfs_reader_empty_reply_pipe(void)
+{
+    /* Not the reader's buffer: the request is still there. */
+    char *unwanted = sfs_fixed_buffer(LARGE);
+
+    while (read(mine->pipe[0], unwanted, LARGE) > 0)
+        ;
+}

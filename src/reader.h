@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Requests out of the kernel, into memory of a thread's own.
+ * Requests out of the kernel, into memory of a thread's own; and its pipe.
  *
  * The bytes of a large write are better not copied twice. Where the last request was one, the next
  * is taken by splice(2) into a pipe, which gets the very pages that the kernel has; what turns out
@@ -27,8 +27,7 @@ void sfs_reader_free(SfsReader *reader);
  * are; 0 for another try; or a negative errno (-ENODEV: the connection has ended). */
 ssize_t sfs_reader_next(SfsReader *reader, int device, void **request);
 
-/* --- of the request that the calling thread has read last --------------------------------------
- */
+/* --- of the request that the calling thread has read last ------------------------------------ */
 
 /* The pipe that the bytes of the write are in; -1: they are in memory, as everything else is. Who
  * splices them takes them from the front, and need not take them all. */
@@ -36,3 +35,13 @@ int sfs_reader_pipe(void);
 
 /* Brings them to where they would have been in memory. */
 void sfs_reader_load(void);
+
+/* --- of the calling thread's replies --------------------------------------------------------- */
+
+/* An empty pipe for a reply's bytes, with room for all pages that SFS_READER_MAX_WRITE bytes can
+ * touch: [0] is to be read from. NULL: there is none to be had, or the request's bytes are in it.
+ */
+const int *sfs_reader_reply_pipe(void);
+
+/* Throws away what is in it. */
+void sfs_reader_empty_reply_pipe(void);

@@ -52,6 +52,24 @@ sfs_section_read(SfsMount *mount, SfsHandle *handle, void *buf, size_t size, off
     return n;
 }
 
+ssize_t
+sfs_section_splice_read(SfsMount *mount, SfsHandle *handle, int pipe, size_t size, off_t offset,
+                        bool quietly)
+{
+    const SfsBackingOps *ops;
+    ssize_t n;
+
+    if (handle->backing == NULL)
+        return -EINVAL;
+    ops = handle->backing->ops;
+    if (ops->splice_read == NULL || (quietly && ops->read_quietly != NULL))
+        return -EAGAIN;
+    n = ops->splice_read(handle->backing, pipe, size, offset);
+    if (n > 0 && !quietly)
+        note_access(handle);
+    return n;
+}
+
 static uint64_t
 end_of(SfsBacking *backing)
 {
@@ -85,7 +103,7 @@ was_appended(SfsBacking *backing, const void *bytes, size_t size)
 bool
 sfs_section_can_splice(const SfsHandle *handle, size_t size, off_t offset, unsigned how)
 {
-    return handle->backing != NULL && handle->backing->ops->splice != NULL &&
+    return handle->backing != NULL && handle->backing->ops->splice_write != NULL &&
            (how & ~(unsigned)SFS_WRITE_BACK) == 0 && size % SFS_PAGE_SIZE == 0 &&
            offset % SFS_PAGE_SIZE == 0;
 }
@@ -117,7 +135,7 @@ sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, int pipe,
     if (appends)
         sfs_request_intend(end_of(handle->backing));
     if (buf == NULL)
-        return handle->backing->ops->splice(handle->backing, pipe, size, offset, how);
+        return handle->backing->ops->splice_write(handle->backing, pipe, size, offset, how);
     return handle->backing->ops->write(handle->backing, buf, size, offset, how);
 }
 

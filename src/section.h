@@ -95,6 +95,10 @@ bool sfs_section_can_splice(const SfsHandle *handle, size_t size, off_t offset, 
 /* As pread(2). @quietly: leaving no trace in the access time. */
 ssize_t sfs_section_read(SfsMount *mount, SfsHandle *handle, void *buf, size_t size, off_t offset,
                          bool quietly);
+/* The same into an empty pipe with room for it. A negative errno: it has to be read, and the pipe
+ * to be emptied. */
+ssize_t sfs_section_splice_read(SfsMount *mount, SfsHandle *handle, int pipe, size_t size,
+                                off_t offset, bool quietly);
 
 /* What a write takes off the rights that a program gets when it runs: its capabilities, and with
  * @stranger, who lacks the privilege to leave them, the set-id bits as well (NULL: they stay). */

@@ -122,13 +122,14 @@ sfs_pwrite_full(int fd, const void *buf, size_t size, off_t offset)
     return 0;
 }
 
-ssize_t
-sfs_splice_full(int pipe, int fd, size_t size, off_t offset)
+/* NULL: of a pipe. */
+static ssize_t
+splice_full(int from, off_t *from_offset, int to, off_t *to_offset, size_t size)
 {
     size_t done = 0;
 
     while (done < size) {
-        ssize_t n = splice(pipe, NULL, fd, &offset, size - done, SPLICE_F_MOVE);
+        ssize_t n = splice(from, from_offset, to, to_offset, size - done, SPLICE_F_MOVE);
 
         if (n < 0 && errno == EINTR)
             continue;
@@ -137,6 +138,18 @@ sfs_splice_full(int pipe, int fd, size_t size, off_t offset)
         done += (size_t)n;
     }
     return (ssize_t)done;
+}
+
+ssize_t
+sfs_splice_full(int pipe, int fd, size_t size, off_t offset)
+{
+    return splice_full(pipe, NULL, fd, &offset, size);
+}
+
+ssize_t
+sfs_splice_from(int fd, off_t offset, int pipe, size_t size)
+{
+    return splice_full(fd, &offset, pipe, NULL, size);
 }
 
 ssize_t

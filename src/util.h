@@ -35,6 +35,10 @@ int sfs_pwrite_full(int fd, const void *buf, size_t size, off_t offset);
  * more; a negative errno if none. */
 ssize_t sfs_splice_full(int pipe, int fd, size_t size, off_t offset);
 
+/* Reads @size bytes into a pipe with room for them: bytes, fewer where the file has no more or the
+ * pipe takes no more; a negative errno if none. */
+ssize_t sfs_splice_from(int fd, off_t offset, int pipe, size_t size);
+
 /* Reads a small text file (of /proc, as a rule) relative to @dirfd, NUL-terminates it, cuts it at
  * @size - 1. Bytes read or a negative errno. */
 ssize_t sfs_read_text(int dirfd, const char *path, char *buf, size_t size);

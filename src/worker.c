@@ -3,14 +3,15 @@
  * The main thread answers the kernel's first request, INIT, alone; what the two sides agree on
  * decides which store there is. A worker that comes after another has libfuse answer the saved INIT
  * of the connection into nowhere, and takes up what is there (resume.h). Then a fixed number of
- * threads receive and process requests; the main thread waits for them. They end when the kernel
- * says that the connection is gone.
+ * threads receive and process requests, some at a time (crew.h); the main thread waits for them.
+ * They end when the kernel says that the connection is gone.
  *
  * One more thread watches the keeper: without it nobody would hold the descriptors, or unmount, so
  * the worker then detaches the mount and ends.
  */
 #include "worker.h"
 
+#include "crew.h"
 #include "defer.h"
 #include "doubt.h"
 #include "fault.h"
@@ -57,6 +58,7 @@ typedef struct {
     gint watched;      /* the keeper's watcher has begun */
     GMutex gate;       /* held until all threads that serve are there */
     GArray *committed; /* see sfs_section_resume_commits() */
+    SfsCrew *crew;
 } Worker;
 
 /* One of the threads that serve. */
@@ -197,6 +199,7 @@ serve_one(Worker *worker, SfsReader *reader)
         g_critical("requests cannot be read any more: %s", g_strerror((int)-n));
     if (n < 0)
         return false;
+    sfs_crew_work();
     buf.size = (size_t)n;
     count_request(worker, &buf);
     if (!atomic_load(&worker->mount.header->ready))
@@ -227,9 +230,12 @@ serve(gpointer data)
     sfs_fixed_stack();
     g_mutex_lock(&server->worker->gate);
     g_mutex_unlock(&server->worker->gate);
+    sfs_crew_enter(server->worker->crew);
     serve_again(server->worker, false);
-    while (serve_one(server->worker, server->reader))
-        ;
+    do
+        sfs_crew_sit();
+    while (serve_one(server->worker, server->reader));
+    sfs_crew_leave();
     return NULL;
 }
 
@@ -364,6 +370,7 @@ serve_all(Worker *worker)
         worker->committed = sfs_section_resume_commits(&worker->mount);
         commits = g_thread_new("commits", end_commits, worker);
     }
+    worker->crew = sfs_crew_new(SFS_FD_DEVICE, n, 0);
     n = make_servers(worker, servers, n);
     tell_of_resume(worker);
     if (!atomic_load(&header->ready)) {
@@ -383,6 +390,7 @@ serve_all(Worker *worker)
         g_thread_join(servers[i].thread);
         sfs_reader_free(servers[i].reader);
     }
+    sfs_crew_free(worker->crew);
     if (commits != NULL)
         g_thread_join(commits);
 }

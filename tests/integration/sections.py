@@ -9,6 +9,9 @@ from util import eventually, link_fd
 
 PREFIX = "user.section."
 
+# Verbs of an open view, for ioctl.
+RESET, COMMIT = ord("S") << 8 | 0x82, ord("S") << 8 | 0x83
+
 
 def key(path, name):
     return os.getxattr(path, PREFIX + name).decode()

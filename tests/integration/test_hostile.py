@@ -2,18 +2,16 @@
 """What somebody would try who wants to break it: orders and races of definition, protection,
 policies and ends that no ordinary program has."""
 
-import contextlib
 import ctypes
 import errno
 import fcntl
 import os
-import signal
 import time
 
 import pytest
 
-from sections import gone, key, make, patiently, set_keys, unused
-from util import (MIB, PAGE, Child, View, eventually, fallocate, link_fd, opened, pattern, read,
+from sections import gone, key, make, set_keys, unused
+from util import (MIB, PAGE, Child, View, eventually, fallocate, opened, pattern, read,
                   refused, write, write_all)
 
 temporary = pytest.mark.options("lifetime=temporary")
@@ -86,24 +84,6 @@ def test_no_memory_beyond_the_limit(mnt, limit):
     assert os.stat(mnt / "a").st_blocks * 512 <= limit
 
 
-@contextlib.contextmanager
-def stopped(mount):
-    """The daemon does not answer meanwhile."""
-    pids = [mount.stats()["worker_pid"]]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-
-        def has_stopped():
-            return all(read(f"/proc/{pid}/task/{thread}/stat").rsplit(b")", 1)[1].split()[0] == b"T"
-                       for thread in os.listdir(f"/proc/{pid}/task"))
-        eventually(has_stopped)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-
 def test_what_it_is_opened_for_is_what_it_becomes(mnt, new_mount, place, user):
     """A file that the user may only read, and a section that becomes writable while it is opened."""
     real = f"{place}/real"
@@ -118,7 +98,7 @@ def test_what_it_is_opened_for_is_what_it_becomes(mnt, new_mount, place, user):
     child.do("os.setxattr(x, 'user.section.protect', b'writecopy')")
     path = f"{slow.path}/way/real"
     worker = mnt.stats()["worker_pid"]
-    with stopped(slow):
+    with slow.stopped():
         setter.begin("os.setxattr(x, 'user.section.file', path.encode())", x=x, path=path)
         eventually(lambda: any(read(f"/proc/{worker}/task/{thread}/syscall").startswith(b"437 ")
                                for thread in os.listdir(f"/proc/{worker}/task")))      # openat2
@@ -199,7 +179,7 @@ for i in range(100):
     time.sleep(0.5)
     assert len(os.listdir(mnt.path)) == 100
     time.sleep(5)        # it looks for itself for a while
-    with stopped(mnt):
+    with mnt.stopped():
         child.kill()
     eventually(lambda: os.listdir(mnt.path) == [], 20)
 

@@ -21,7 +21,7 @@ import pytest
 
 import util
 from points import ANY, Points
-from sections import PREFIX, key, make, patiently, set_keys
+from sections import COMMIT, PREFIX, RESET, key, make, patiently, set_keys
 from util import (FALLOC_KEEP_SIZE, PAGE, RENAME_EXCHANGE, RENAME_NOREPLACE, View, eventually,
                   fallocate, link_fd, opened, pattern, punch, read, refused, renameat2, write)
 
@@ -29,7 +29,6 @@ LONG = os.environ.get("SECTIONFS_TEST_LONG") == "1"
 SHORT_TIME = 7                                  # seconds a mode, of killing
 both_modes = pytest.mark.parametrize("mode", ["passthrough", "cached"])
 
-RESET, COMMIT = 0x5382, 0x5383
 DIFF = 3 << 30 | 1040 << 16 | 0x5381
 BIG = 80 * PAGE                                 # more than is copied for a view, see OPTIONS
 OPTIONS = "size=64M,cow_copy_max=64k"

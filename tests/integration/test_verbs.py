@@ -3,21 +3,20 @@
 
 import errno
 import fcntl
-import mmap
 import os
 import select
 import struct
 
 import pytest
 
-from test_cow import FILE, make_base
+from sections import COMMIT, RESET
+from test_cow import make_base
 from test_views import define, loop  # noqa: F401 (a fixture)
 from util import (GIB, KIB, MIB, PAGE, call, eventually, mapped, opened, pattern, punch, read, refused,
-                  run, sha, write)
+                  sha, write)
 
 RANGES = 64
 DIFF = 3 << 30 | (16 + 16 * RANGES) << 16 | ord("S") << 8 | 0x81
-RESET, COMMIT = ord("S") << 8 | 0x82, ord("S") << 8 | 0x83
 every_mode = pytest.mark.modes("passthrough", "cached", "user")
 SIZES = {"small": 100 * KIB + 1000, "large": 2 * MIB + 1000}
 

@@ -752,6 +752,22 @@ class Mount:
     def tool(self, *command, **options):
         return run(*command, user=self.user, **options)
 
+    @contextlib.contextmanager
+    def stopped(self):
+        """It does not answer meanwhile."""
+        pid = self.stats()["worker_pid"]
+        os.kill(pid, signal.SIGSTOP)
+
+        def has_stopped():
+            return all(read(f"/proc/{pid}/task/{thread}/stat").rsplit(b")", 1)[1].split()[0] == b"T"
+                       for thread in os.listdir(f"/proc/{pid}/task"))
+
+        try:
+            eventually(has_stopped)
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
     def stats(self):
         if self.user:
             return pairs(self.tool("cat", self / ".stats").stdout)

@@ -40,7 +40,42 @@ typedef struct {
     const size_t *windows; /* where operations begin, beside anywhere if NULL; ends with SIZE_MAX */
     bool limited;          /* -ENOSPC may come */
     uint64_t refusals;
+    int pipe[2];
 } Rig;
+
+/* --- reading through a pipe --------------------------------------------------------------------
+ */
+
+/* As much as is read so at a time. */
+#define PIPE_BYTES (64 * PAGE)
+
+/* As read, through a pipe where that can be. */
+static ssize_t
+read_by_pipe(SfsBacking *view, const int pipe[2], uint8_t *buf, size_t size, off_t offset)
+{
+    ssize_t n = view->ops->splice_read(view, pipe[1], size, offset);
+    uint8_t unwanted[PAGE];
+
+    if (n > 0)
+        return read(pipe[0], buf, (size_t)n);
+    while (read(pipe[0], unwanted, sizeof unwanted) > 0)
+        ;
+    return n == 0 ? 0 : view->ops->read(view, buf, size, offset);
+}
+
+static void
+open_pipe(int ends[2])
+{
+    g_assert_cmpint(pipe2(ends, O_CLOEXEC | O_NONBLOCK), ==, 0);
+    g_assert_cmpint(fcntl(ends[0], F_SETPIPE_SZ, 2 * PIPE_BYTES), >, 0);
+}
+
+static void
+close_pipe(const int ends[2])
+{
+    close(ends[0]);
+    close(ends[1]);
+}
 
 /* --- the keeper ------------------------------------------------------------------------------- */
 
@@ -132,6 +167,7 @@ start(Rig *rig, uint64_t limit, size_t base_size, size_t max)
     g_assert_no_error(error);
     g_assert_no_errno(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, rig->ends));
     rig->keeper = g_thread_new("keeper", keep, rig);
+    open_pipe(rig->pipe);
     rig->store = sfs_store_new(rig->registry, rig->ends[1], -1, limit);
     g_assert_cmpint(sfs_backing_page_new(rig->store, &rig->base, &slot), ==, 0);
     rig->base_size = base_size;
@@ -194,6 +230,7 @@ stop(Rig *rig)
     SfsStoreUsage usage;
 
     sfs_backing_unref(rig->base);
+    close_pipe(rig->pipe);
     for (int i = 0; i < 5000; i++) {
         sfs_store_usage(rig->store, &usage);
         if (usage.used == 0)
@@ -277,6 +314,13 @@ check_read(Rig *rig, size_t offset, size_t length)
                     (ssize_t)expected);
     g_assert_cmpint(memcmp(found, rig->model + offset, expected), ==, 0);
     g_assert_cmpint(found[expected], ==, 0xee);
+    if (length <= PIPE_BYTES) {
+        memset(found, 0xdd, expected);
+        g_assert_cmpint(read_by_pipe(rig->view, rig->pipe, found, length, (off_t)offset), ==,
+                        (ssize_t)expected);
+        g_assert_cmpint(memcmp(found, rig->model + offset, expected), ==, 0);
+        g_assert_cmpint(found[expected], ==, 0xee);
+    }
 }
 
 static void
@@ -860,7 +904,9 @@ read_on(gpointer data)
     g_autofree uint8_t *seen = g_malloc(SHARED_BYTES);
     g_autofree uint8_t *now = g_malloc(SHARED_BYTES);
     bool last = false;
+    int pipe[2];
 
+    open_pipe(pipe);
     memset(seen, OLD, SHARED_BYTES);
     while (!last) {
         size_t offset = (size_t)g_rand_int_range(rand, 0, (gint32)SHARED_BYTES);
@@ -870,7 +916,10 @@ read_on(gpointer data)
 
         last = atomic_load(racer->done);
         length = MIN(length, SHARED_BYTES - offset);
-        n = racer->view->ops->read(racer->view, now, length, (off_t)offset);
+        if (g_rand_boolean(rand))
+            n = racer->view->ops->read(racer->view, now, length, (off_t)offset);
+        else
+            n = read_by_pipe(racer->view, pipe, now, length, (off_t)offset);
         g_assert_cmpint(n, ==, (ssize_t)length);
         for (size_t i = 0; i < length; i++) {
             wrong = wrong || (now[i] != OLD && now[i] != NEW) || now[i] < seen[offset + i];
@@ -881,6 +930,7 @@ read_on(gpointer data)
         if (racer->reads++ % 4 == 0)
             g_usleep(20);
     }
+    close_pipe(pipe);
     return NULL;
 }
 
@@ -1050,6 +1100,55 @@ test_cut(void)
 }
 
 /* Two views of one base know nothing of each other. */
+static gpointer
+read_either(gpointer data)
+{
+    Racer *racer = data;
+    g_autofree uint8_t *now = g_malloc(SHARED_BYTES);
+    int pipe[2];
+
+    open_pipe(pipe);
+    while (!atomic_load(racer->done)) {
+        racer->reads++;
+        g_assert_cmpint(read_by_pipe(racer->view, pipe, now, SHARED_BYTES, 0), ==, SHARED_BYTES);
+        for (size_t i = 0; i < SHARED_BYTES; i += PAGE)
+            g_assert_true(now[i] == OLD || now[i] == NEW);
+    }
+    close_pipe(pipe);
+    return NULL;
+}
+
+/* What was private and is given back while it is read shows as it was, or as the base has it. */
+static void
+test_given_back(void)
+{
+    g_autofree uint8_t *bytes = g_malloc(SHARED_BYTES);
+    _Atomic bool done = false;
+    Racer racers[2];
+    GThread *threads[2];
+    Rig rig = {0};
+
+    memset(bytes, NEW, SHARED_BYTES);
+    start_race(&rig);
+    for (size_t i = 0; i < G_N_ELEMENTS(racers); i++) {
+        racers[i] = (Racer){.view = rig.view, .done = &done};
+        threads[i] = g_thread_new("read", read_either, &racers[i]);
+    }
+    for (int i = 0; i < 3000; i++) {
+        g_assert_cmpint(rig.view->ops->write(rig.view, bytes, SHARED_BYTES, 0, 0), ==,
+                        SHARED_BYTES);
+        g_assert_cmpint(rig.view->ops->reset(rig.view, (off_t)SHARED_BYTES), ==, 0);
+    }
+    atomic_store(&done, true);
+    for (size_t i = 0; i < G_N_ELEMENTS(racers); i++) {
+        g_thread_join(threads[i]);
+        g_assert_cmpuint(racers[i].reads, >, 0);
+    }
+    close_view(&rig);
+    check_base(&rig);
+    stop(&rig);
+}
+
 static void
 test_two_views(void)
 {
@@ -1088,6 +1187,7 @@ main(int argc, char **argv)
     g_test_add_func("/cow/threads/readers", test_readers);
     g_test_add_func("/cow/threads/writers", test_writers);
     g_test_add_func("/cow/threads/cut", test_cut);
+    g_test_add_func("/cow/threads/given-back", test_given_back);
     g_test_add_func("/cow/allocated", test_allocated);
     return g_test_run();
 }
