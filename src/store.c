@@ -290,7 +290,7 @@ settle_generous(SfsStoreFile *file, uint64_t charged)
     settle(file, charged);
     g_mutex_lock(&store->lock);
     store->generous -= charged;
-    if (store->generous == 0)
+    if (store->generous == 0 && store->waiting > 0)
         g_cond_broadcast(&store->settled);
     g_mutex_unlock(&store->lock);
 }
