@@ -161,9 +161,8 @@ run_random_write(const BenchSide *s, BenchTally *t)
     transfer_random(s, RANDOM_BATCH, write_at, t);
 }
 
-/* Lets go of what is in memory of the file and of the files beneath. */
-static void
-give_up(const BenchSide *s)
+void
+bench_side_give_up(const BenchSide *s)
 {
     flush(s);
     posix_fadvise(s->fd, 0, 0, POSIX_FADV_DONTNEED);
@@ -181,21 +180,21 @@ cold_batch(const BenchSide *s)
 static void
 run_cold_random_read(const BenchSide *s, BenchTally *t)
 {
-    give_up(s);
+    bench_side_give_up(s);
     transfer_random(s, cold_batch(s), read_at, t);
 }
 
 static void
 run_cold_random_write(const BenchSide *s, BenchTally *t)
 {
-    give_up(s);
+    bench_side_give_up(s);
     transfer_random(s, cold_batch(s), write_at, t);
 }
 
 static void
 run_cold_sequential_read(const BenchSide *s, BenchTally *t)
 {
-    give_up(s);
+    bench_side_give_up(s);
     transfer_all(s, s->fd, read_at, t);
 }
 
@@ -433,11 +432,10 @@ read_singly(const BenchSide *s, int fd)
 }
 
 void
-bench_side_renew(const BenchSide *s, gboolean singly)
+bench_side_load(const BenchSide *s, gboolean singly)
 {
     BenchTally unused = {0};
 
-    give_up(s);
     if (singly) {
         /* What lies beneath first: reading the file reads ahead there. */
         for (gsize i = 0; i < s->n_beneath; i++)

@@ -85,10 +85,13 @@ void bench_side_fill(const BenchSide *side, const BenchSide *twin);
  * that no writing case was run on. */
 gboolean bench_side_is_filled(const BenchSide *side, gsize bytes);
 
-/* Gives up what is in memory of the side and reads it anew, if @singly so that the kernel keeps
- * each page for itself, else in order: then some file systems keep large pieces, which are several
- * times as fast to map and faster to read. Without this, what came before decides. */
-void bench_side_renew(const BenchSide *side, gboolean singly);
+/* Gives up what is in memory of the side, and of what lies beneath. */
+void bench_side_give_up(const BenchSide *side);
+
+/* Reads what was given up, if @singly so that the kernel keeps each page for itself, else in order:
+ * then some file systems keep large pieces, which are several times as fast to map and faster to
+ * read. Without this, what came before decides. */
+void bench_side_load(const BenchSide *side, gboolean singly);
 
 /* What one operation took. */
 typedef struct {
