@@ -30,9 +30,12 @@ is_in_memory(int fd, off_t offset, size_t size)
 void
 sfs_fd_may_wait(int fd, off_t offset, size_t size)
 {
-    /* For little, asking would cost more than it saves. */
-    if (size < ASK_FROM || !is_in_memory(fd, offset, size))
+    /* For little, asking would cost more than it saves. Of large reads that come from a disk, as
+     * when a file is read in order, several have to be under way. */
+    if (size < ASK_FROM)
         sfs_crew_may_wait();
+    else if (!is_in_memory(fd, offset, size))
+        sfs_crew_will_wait();
 }
 
 int
