@@ -63,27 +63,25 @@ copy_stat(SfsBacking *backing, struct stat *st)
     return 0;
 }
 
-/* A clone is on a disk. */
+/* Before it is read: a clone is on a disk. */
 static void
-will_wait(const CopyBacking *self)
+may_wait(const CopyBacking *self, off_t offset, size_t size)
 {
     if (self->file == NULL)
-        sfs_crew_will_wait();
+        sfs_fd_may_wait(self->fd, offset, size);
 }
 
 static ssize_t
 copy_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
 {
-    if (copy(backing)->file == NULL)
-        sfs_fd_may_wait(copy_fd(backing), offset, size);
+    may_wait(copy(backing), offset, size);
     return sfs_pread_full(copy_fd(backing), buf, size, offset);
 }
 
 static ssize_t
 copy_splice_read(SfsBacking *backing, int pipe, size_t size, off_t offset)
 {
-    if (copy(backing)->file == NULL)
-        sfs_fd_may_wait(copy_fd(backing), offset, size);
+    may_wait(copy(backing), offset, size);
     return sfs_splice_from(copy_fd(backing), offset, pipe, size);
 }
 
@@ -95,7 +93,7 @@ copy_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsi
 
     if (self->file != NULL)
         return sfs_store_file_write(self->file, buf, size, offset, how & SFS_WRITE_BACK);
-    will_wait(self);
+    sfs_crew_will_wait();
     r = sfs_pwrite_full(self->fd, buf, size, offset);
     return r < 0 ? r : (ssize_t)size;
 }
@@ -107,7 +105,7 @@ copy_truncate(SfsBacking *backing, off_t size)
 
     if (self->file != NULL)
         return size > SFS_COW_SIZE_MAX ? -EFBIG : sfs_store_file_truncate(self->file, size);
-    will_wait(self);
+    sfs_crew_will_wait();
     return ftruncate(self->fd, size) == 0 ? 0 : -errno;
 }
 
@@ -132,9 +130,10 @@ copy_allocate(SfsBacking *backing, int mode, off_t offset, off_t length)
     CopyBacking *self = copy(backing);
     bool zeros = mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE);
 
-    will_wait(self);
-    if (self->file == NULL)
+    if (self->file == NULL) {
+        sfs_crew_will_wait();
         return fallocate(self->fd, mode, offset, length) == 0 ? 0 : -errno;
+    }
     /* As large as any view. */
     if (!(zeros && mode & FALLOC_FL_KEEP_SIZE) &&
         (offset >= SFS_COW_SIZE_MAX || length > SFS_COW_SIZE_MAX - offset))

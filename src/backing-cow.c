@@ -177,16 +177,22 @@ read_place(SfsCowBacking *self, char *buf, size_t size, off_t offset)
     return r < 0 ? r : (ssize_t)place.size;
 }
 
+/* How many of @size bytes there are from @offset on. */
+static size_t
+below_end(SfsCowBacking *self, size_t size, off_t offset)
+{
+    uint64_t end = atomic_load(&self->rec->size);
+
+    return (uint64_t)offset >= end ? 0 : (size_t)MIN((uint64_t)size, end - (uint64_t)offset);
+}
+
 static ssize_t
 cow_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
 {
     SfsCowBacking *self = sfs_cow(backing);
-    uint64_t end = atomic_load(&self->rec->size);
     size_t done = 0;
 
-    if ((uint64_t)offset >= end)
-        return 0;
-    size = (size_t)MIN((uint64_t)size, end - (uint64_t)offset);
+    size = below_end(self, size, offset);
     while (done < size) {
         ssize_t n = read_place(self, (char *)buf + done, size - done, offset + (off_t)done);
 
@@ -223,12 +229,9 @@ static ssize_t
 cow_splice_read(SfsBacking *backing, int pipe, size_t size, off_t offset)
 {
     SfsCowBacking *self = sfs_cow(backing);
-    uint64_t end = atomic_load(&self->rec->size);
     size_t done = 0;
 
-    if ((uint64_t)offset >= end)
-        return 0;
-    size = (size_t)MIN((uint64_t)size, end - (uint64_t)offset);
+    size = below_end(self, size, offset);
     while (done < size) {
         ssize_t n = splice_place(self, pipe, size - done, offset + (off_t)done);
 

@@ -7,16 +7,15 @@ import fcntl
 import os
 import random
 import shutil
-import signal
 import threading
 import time
 
 import pytest
 
+from deaths import killed_within
 from sections import COMMIT, RESET, make
 from test_large_writes import pipes
-from util import (KIB, MIB, PAGE, eventually, fallocate, kill, opened, pattern, process_table,
-                  punch, run, write)
+from util import KIB, MIB, PAGE, eventually, fallocate, opened, pattern, punch, run, write
 
 pytestmark = [pytest.mark.options("cow_copy_max=0,reflink=off,size=64M"),
               pytest.mark.modes("passthrough", "cached")]
@@ -156,16 +155,8 @@ def test_deaths_while_it_is_read(mnt, place):
         model = bytearray(data)
         model[2 * MIB:2 * MIB + 4] = b"mine"
         for _ in range(15):
-            killer = os.fork()
-            if killer == 0:
-                with contextlib.suppress(BaseException):
-                    signal.sigtimedwait([], rng.random() / 20)
-                    for pid, row in process_table().items():
-                        if row[0] == mnt.keeper and row[1] not in "ZX":
-                            kill(pid)
-                os._exit(0)
-            read_parts(fd, model, rng, 60)
-            os.waitpid(killer, 0)
+            with killed_within(mnt, rng.random() / 20):
+                read_parts(fd, model, rng, 60)
     assert mnt.stats()["deaths"] > 0
 
 

@@ -5,12 +5,12 @@ import contextlib
 import errno
 import os
 import random
-import signal
 import stat
 
 import pytest
 
-from util import KIB, MIB, PAGE, eventually, kill, opened, pattern, process_table, read, write
+from deaths import killed_within
+from util import KIB, MIB, PAGE, eventually, opened, pattern, read, write
 
 pytestmark = [pytest.mark.options("cow_copy_max=0,size=64M"),
               pytest.mark.modes("passthrough", "cached")]
@@ -131,16 +131,8 @@ def test_a_death_in_the_middle(mnt, place):
     rng, model = random.Random(3), bytearray(pattern("base", SIZE))
     with opened(mnt.cow("file")) as fd:
         for _ in range(12):
-            killer = os.fork()
-            if killer == 0:
-                with contextlib.suppress(BaseException):
-                    signal.sigtimedwait([], rng.random() / 20)
-                    for pid, row in process_table().items():
-                        if row[0] == mnt.keeper and row[1] not in "ZX":
-                            kill(pid)
-                os._exit(0)
-            scribble(fd, model, rng, 40)
-            os.waitpid(killer, 0)
+            with killed_within(mnt, rng.random() / 20):
+                scribble(fd, model, rng, 40)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         assert os.pread(fd, 2 * SIZE, 0) == model
     assert mnt.stats()["deaths"] > 0
