@@ -126,8 +126,10 @@ main(int argc, char **argv)
 
     for (guint i = 0; i < n; i++) {
         sides[i] = side_of(opt_files[i]);
-        bench_side_give_up(&sides[i]);
-        bench_side_load(&sides[i], opt_singly);
+        if (!(what->flags & BENCH_WARM)) { /* that is set up in each round */
+            bench_side_give_up(&sides[i]);
+            bench_side_load(&sides[i], opt_singly);
+        }
         /* Not counted: first-time costs. */
         if (!(what->flags & BENCH_ONCE))
             bench_take_turn(what, &sides[i], 0);
