@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <poll.h>
 
 /* The kernel refuses to be read with less than the largest request takes. */
 #define BUFFER_SIZE ((size_t)SFS_READER_MAX_WRITE + ((size_t)64 << 10))
@@ -16,12 +17,22 @@
 /* A write of fewer bytes costs more to splice than to copy. */
 #define LARGE ((size_t)64 << 10)
 
+/* So long a thread stays awake for its next request. A client that goes on as soon as it has its
+ * answer needs less. */
+#define LINGER_US 30
+
+/* If there was none, it goes to sleep at once the next times: once, three times, seven, ... */
+#define MISSES_MAX 6
+
 struct SfsReader {
     char *buffer;
     int pipe[2];   /* -1 until there is need of it, or if there is none to be had */
     bool no_pipe;  /* there is none to be had */
     bool large;    /* the last request was a large write */
     size_t behind; /* bytes of the last request that were left in the pipe */
+    bool alone;    /* on a single processor, where nobody can ask while we wait awake */
+    guint misses;  /* how often, lately, that was for nothing */
+    guint rest;    /* so many times it is not tried */
 };
 
 static _Thread_local SfsReader *mine;
@@ -33,6 +44,7 @@ sfs_reader_new(void)
 
     reader->buffer = sfs_fixed_new(BUFFER_SIZE);
     reader->pipe[0] = reader->pipe[1] = -1;
+    reader->alone = g_get_num_processors() == 1;
     return reader;
 }
 
@@ -110,6 +122,30 @@ read_spliced(SfsReader *reader, int device)
     return n;
 }
 
+/* Where requests come one after another, waking up for each takes longer than most of them do. */
+static void
+linger(SfsReader *reader, int device)
+{
+    struct pollfd fd = {.fd = device, .events = POLLIN};
+    gint64 end;
+
+    if (reader->alone)
+        return;
+    if (reader->rest > 0) {
+        reader->rest--;
+        return;
+    }
+    end = g_get_monotonic_time() + LINGER_US;
+    do {
+        if (poll(&fd, 1, 0) != 0) {
+            reader->misses = 0;
+            return;
+        }
+    } while (g_get_monotonic_time() < end);
+    reader->misses = MIN(reader->misses + 1, MISSES_MAX);
+    reader->rest = (1u << reader->misses) - 1;
+}
+
 ssize_t
 sfs_reader_next(SfsReader *reader, int device, void **request)
 {
@@ -118,6 +154,7 @@ sfs_reader_next(SfsReader *reader, int device, void **request)
     ssize_t n;
 
     empty_pipe(reader);
+    linger(reader, device);
     mine = reader;
     spliced = reader->large && have_pipe(reader);
     n = spliced ? read_spliced(reader, device) : read(device, reader->buffer, BUFFER_SIZE);

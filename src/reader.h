@@ -23,8 +23,9 @@ typedef struct SfsReader SfsReader;
 SfsReader *sfs_reader_new(void);
 void sfs_reader_free(SfsReader *reader);
 
-/* Waits for a request and reads it; what was read before is gone. Bytes, with *@request where they
- * are; 0 for another try; or a negative errno (-ENODEV: the connection has ended). */
+/* Waits for a request, some microseconds of that awake, and reads it; what was read before is gone.
+ * Bytes, with *@request where they are; 0 for another try; or a negative errno (-ENODEV: the
+ * connection has ended). */
 ssize_t sfs_reader_next(SfsReader *reader, int device, void **request);
 
 /* --- of the request that the calling thread has read last ------------------------------------ */
