@@ -330,18 +330,36 @@ copy_changed(SfsBacking *backing, off_t from, off_t *first, off_t *end)
                               : next_unshared(self, from, first, end);
 }
 
+/* Makes of a larger file the same as @from, but for its end. */
+static int
+clone_into(int fd, int from, const struct stat *like)
+{
+    off_t block = like->st_blksize, at = like->st_size - like->st_size % block;
+    struct file_clone_range whole = {.src_fd = from, .src_length = (uint64_t)at};
+    size_t rest = (size_t)(like->st_size - at);
+    g_autofree char *buffer = g_malloc((size_t)block);
+    ssize_t n;
+
+    if (at > 0 && ioctl(fd, FICLONERANGE, &whole) != 0)
+        return -errno;
+    n = sfs_pread_full(from, buffer, rest, at);
+    return n < 0 ? (int)n : sfs_pwrite_full(fd, buffer, (size_t)n, at);
+}
+
 /* Makes a file share all of another one's extents. An end within a block can only be shared where
- * nothing follows it. */
+ * nothing follows it. If that fails, the file is as long as it was. */
 static int
 clone_over(int fd, int from)
 {
     struct stat st, like;
+    int r;
 
     if (fstat(fd, &st) != 0 || fstat(from, &like) != 0)
         return -errno;
-    if (st.st_size > like.st_size && ftruncate(fd, like.st_size) != 0)
-        return -errno;
-    return ioctl(fd, FICLONE, from) == 0 ? 0 : -errno;
+    if (st.st_size <= like.st_size)
+        return ioctl(fd, FICLONE, from) == 0 ? 0 : -errno;
+    r = clone_into(fd, from, &like);
+    return r == 0 && ftruncate(fd, like.st_size) != 0 ? -errno : r;
 }
 
 static int

@@ -17,6 +17,7 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <execinfo.h>
+#include <linux/fs.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -47,6 +48,7 @@ typedef enum {
     CLASS_RECORDS,     /* the registry is full */
     CLASS_INHERITED,   /* the keeper has not got a descriptor */
     CLASS_DEVICE,      /* ENOMEM: what the kernel is asked through /dev/fuse */
+    CLASS_CLONES,      /* EIO: extents are not shared */
     N_CLASSES,
 } Class;
 
@@ -487,6 +489,8 @@ failing_call(long call, long fd, long second)
     case SYS_writev:
         return is_file((int)fd) && fails(CLASS_SPACE, ENOSPC);
     case SYS_ioctl:
+        if (second == FICLONE || second == FICLONERANGE)
+            return fails(CLASS_CLONES, EIO);
         return fd == SFS_FD_DEVICE && fails(CLASS_DEVICE, ENOMEM);
     default:
         return false;

@@ -3,6 +3,7 @@
 
 SECTIONFS_TEST_LONG=1: more deaths. SECTIONFS_TEST_SEED: repeats a run."""
 
+import errno
 import fcntl
 import mmap
 import os
@@ -18,7 +19,7 @@ from points import ANY, Points
 from test_verbs import COMMIT, diff
 from test_views import define, loop  # noqa: F401 (a fixture)
 from util import (KIB, MIB, PAGE, Child, ChildDied, View, eventually, kill, mapped, opened, pattern,
-                  read, write)
+                  read, refused, write)
 
 LONG = bool(os.environ.get("SECTIONFS_TEST_LONG"))
 ENDED = "what was begun to be written into it was ended"
@@ -201,6 +202,33 @@ def test_worker_is_killed_at_points_of_a_commit(request, faulty, session, io, me
         ended += times or 0
     print(f"{killed} times killed, {ended} of them in the midst")
     assert ended or not LONG
+
+
+@pytest.mark.parametrize("size", [2 * MIB, 2 * MIB + 123, 123, 0])
+def test_clone_that_cannot_be_put_back_leaves_the_section_as_it_was(loop, faulty, size):  # noqa: F811
+    """Its end, above all, where the clone is shorter."""
+    place = loop("xfs")
+    old = pattern("old", 3 * MIB + 7)
+    write(f"{place}/real", old)
+    mnt = faulty("passthrough", "cow_copy_max=0")
+    define(mnt / "base", f"{place}/real")
+    with opened(mnt.cow("base")) as fd:
+        assert os.getxattr(fd, "user.section.mode") == b"clone"
+        os.ftruncate(fd, size)
+        os.pwrite(fd, b"new"[:size], 0)
+        new = os.pread(fd, 4 * MIB, 0)
+        mnt.failures.plan("clones", serving=True)
+        before = mnt.stats()["worker_pid"]
+        os.kill(before, signal.SIGKILL)
+        eventually(lambda: mnt.stats()["worker_pid"] != before)
+        if size >= PAGE:
+            with refused(errno.EIO):
+                fcntl.ioctl(fd, COMMIT)
+            assert mnt.failures.failed == 1
+            assert read(f"{place}/real") == read(mnt / "base") == old
+        fcntl.ioctl(fd, COMMIT)
+        assert read(f"{place}/real") == read(mnt / "base") == new
+        assert os.pread(fd, 4 * MIB, 0) == new
 
 
 def test_command_succeeds_though_the_worker_is_killed(mnt, session, place):
