@@ -23,7 +23,8 @@ typedef struct {
     SectionRange ranges[SECTION_RANGES];
 } SectionDiff;
 
-/* The ranges that are the view's own, in order. */
+/* The ranges that are the view's own, or zeros where the section has bytes, in order: with these
+ * and its size the view can be made of the section. There may be more than was written. */
 #define SECTION_IOC_DIFF _IOWR('S', 0x81, SectionDiff)
 
 /* Makes the view as the section is now; the descriptor must be open for writing. What was mapped

@@ -20,7 +20,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#define COPY_BUFFER ((size_t)256 << 10)
+#define COPY_BUFFER ((off_t)256 << 10)
 
 typedef struct {
     SfsBacking base;
@@ -220,34 +220,75 @@ copy_free(SfsBacking *backing)
     g_free(self);
 }
 
-/* The bytes below @size that are no hole of the base. */
+/* Zeros, and still its own pages. */
 static int
-copy_data(SfsBacking *base, off_t size, SfsStoreFile *file)
+make_hole(SfsStoreFile *file, off_t from, off_t end)
 {
-    g_autofree char *buffer = g_malloc(MIN((size_t)size, COPY_BUFFER));
-    off_t at = 0, end = 0;
+    int r =
+        sfs_store_file_allocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, from, end - from);
 
-    while (at < size) {
-        ssize_t got, put;
+    return r == 0 ? sfs_store_file_allocate(file, FALLOC_FL_KEEP_SIZE, from, end - from) : r;
+}
 
-        if (at >= end) {
-            at = base->ops->seek(base, at, SEEK_DATA);
-            if (at == -ENXIO || at >= size)
-                return 0;
-            end = at < 0 ? at : base->ops->seek(base, at, SEEK_HOLE);
-            if (end < 0)
-                return end == -ENXIO ? 0 : (int)end; /* cut meanwhile */
-        }
-        got =
-            base->ops->read(base, buffer, (size_t)MIN(MIN(end, size) - at, (off_t)COPY_BUFFER), at);
-        if (got <= 0)
+static int
+copy_range(SfsStoreFile *file, SfsBacking *base, char *buffer, off_t at, off_t end)
+{
+    while (at < end) {
+        ssize_t got = base->ops->read(base, buffer, (size_t)MIN(end - at, COPY_BUFFER), at), put;
+
+        if (got < 0)
             return (int)got;
+        if (got == 0)
+            return make_hole(file, at, end); /* cut meanwhile */
         put = sfs_store_file_write(file, buffer, (size_t)got, at, false);
         if (put < got)
             return put < 0 ? (int)put : -ENOSPC;
         at += put;
     }
     return 0;
+}
+
+/* What the base has below @size, its holes as well, over what is there. */
+static int
+copy_data(SfsStoreFile *file, SfsBacking *base, off_t size)
+{
+    g_autofree char *buffer = g_malloc((size_t)MIN(size, COPY_BUFFER));
+    off_t at = 0;
+    int r = 0;
+
+    while (r == 0 && at < size) {
+        off_t data = base != NULL ? base->ops->seek(base, at, SEEK_DATA) : -ENXIO, end;
+
+        if (data < 0 && data != -ENXIO)
+            return (int)data;
+        if (data < 0 || data > size)
+            data = size;
+        if (data > at)
+            r = make_hole(file, at, data);
+        end = data < size ? base->ops->seek(base, data, SEEK_HOLE) : size;
+        if (end < 0 && end != -ENXIO)
+            return (int)end;
+        if (r == 0 && end > data)
+            r = copy_range(file, base, buffer, data, MIN(end, size));
+        at = MAX(data, end);
+    }
+    return r;
+}
+
+/* Makes a file with all of its pages, for later a store to its mapping could find no room for one.
+ * It is never cut in between: it may be mapped. Where that fails half way, what it held is partly
+ * replaced. */
+static int
+copy_over(SfsStoreFile *file, SfsBacking *base, off_t size)
+{
+    struct stat own;
+    int r = fstat(sfs_store_file_fd(file), &own) == 0 ? 0 : -errno;
+
+    if (r == 0 && own.st_size < size)
+        r = sfs_store_file_truncate(file, size);
+    if (r == 0 && size > 0)
+        r = copy_data(file, base, size);
+    return r == 0 && own.st_size > size ? sfs_store_file_truncate(file, size) : r;
 }
 
 /* --- what is done with a view as a whole ----------------------------------------------------- */
@@ -321,6 +362,38 @@ next_unshared(CopyBacking *self, off_t from, off_t *first, off_t *end)
     return found && *first < st.st_size ? 0 : -ENXIO;
 }
 
+/* Of a clone: its holes where the base has data. SEEK_HOLE would not find those of which zeros are
+ * in the page cache and for which XFS has room at hand. */
+static int
+copy_hidden(SfsBacking *backing, off_t from, off_t *first, off_t *end)
+{
+    CopyBacking *self = copy(backing);
+    struct stat st;
+
+    if (self->file != NULL || self->of == NULL)
+        return -ENXIO; /* that they differ is told already */
+    if (fstat(self->fd, &st) != 0)
+        return -errno;
+    while (from < st.st_size) {
+        uint64_t start = (uint64_t)st.st_size, length = 0;
+        off_t data = self->of->ops->seek(self->of, from, SEEK_DATA), hole;
+        bool shared;
+
+        if (data < 0 || data >= st.st_size)
+            return data < 0 ? (int)data : -ENXIO;
+        if (next_extent(self->fd, (uint64_t)data, &start, &length, &shared) &&
+            start <= (uint64_t)data) {
+            from = (off_t)(start + length);
+            continue;
+        }
+        hole = self->of->ops->seek(self->of, data, SEEK_HOLE);
+        *first = data;
+        *end = MIN((off_t)start, hole < 0 ? st.st_size : MIN(hole, st.st_size));
+        return 0;
+    }
+    return -ENXIO;
+}
+
 static int
 copy_changed(SfsBacking *backing, off_t from, off_t *first, off_t *end)
 {
@@ -330,36 +403,41 @@ copy_changed(SfsBacking *backing, off_t from, off_t *first, off_t *end)
                               : next_unshared(self, from, first, end);
 }
 
-/* Makes of a larger file the same as @from, but for its end. */
+/* Makes of a larger file the same as @from. An end within a block can only be shared where nothing
+ * follows it: it is copied first, so that the file is cut when nothing can fail any more. */
 static int
 clone_into(int fd, int from, const struct stat *like)
 {
     off_t block = like->st_blksize, at = like->st_size - like->st_size % block;
     struct file_clone_range whole = {.src_fd = from, .src_length = (uint64_t)at};
-    size_t rest = (size_t)(like->st_size - at);
+    struct file_clone_range rest = {
+        .src_fd = from, .src_offset = (uint64_t)at, .dest_offset = (uint64_t)at};
     g_autofree char *buffer = g_malloc((size_t)block);
     ssize_t n;
+    int r;
 
     if (at > 0 && ioctl(fd, FICLONERANGE, &whole) != 0)
         return -errno;
-    n = sfs_pread_full(from, buffer, rest, at);
-    return n < 0 ? (int)n : sfs_pwrite_full(fd, buffer, (size_t)n, at);
+    n = sfs_pread_full(from, buffer, (size_t)(like->st_size - at), at);
+    r = n < 0 ? (int)n : sfs_pwrite_full(fd, buffer, (size_t)n, at);
+    if (r == 0 && ftruncate(fd, like->st_size) != 0)
+        return -errno;
+    if (r == 0 && like->st_size > at && ioctl(fd, FICLONERANGE, &rest) != 0)
+        g_debug("the end of a file is not shared: %s", g_strerror(errno));
+    return r;
 }
 
-/* Makes a file share all of another one's extents. An end within a block can only be shared where
- * nothing follows it. If that fails, the file is as long as it was. */
+/* Makes a file share all of another one's extents. If that fails, it is as long as it was. */
 static int
 clone_over(int fd, int from)
 {
     struct stat st, like;
-    int r;
 
     if (fstat(fd, &st) != 0 || fstat(from, &like) != 0)
         return -errno;
-    if (st.st_size <= like.st_size)
-        return ioctl(fd, FICLONE, from) == 0 ? 0 : -errno;
-    r = clone_into(fd, from, &like);
-    return r == 0 && ftruncate(fd, like.st_size) != 0 ? -errno : r;
+    if (st.st_size > like.st_size)
+        return clone_into(fd, from, &like);
+    return ioctl(fd, FICLONE, from) == 0 ? 0 : -errno;
 }
 
 static int
@@ -367,16 +445,18 @@ copy_reset(SfsBacking *backing, off_t size)
 {
     CopyBacking *self = copy(backing);
     int base_fd = self->of != NULL ? sfs_backing_data_fd(self->of) : -1;
+    struct stat st;
     int r;
 
     if (self->file == NULL) {
         r = clone_over(self->fd, base_fd);
-        return r == 0 && ftruncate(self->fd, size) != 0 ? -errno : r;
+        /* Not without need: the block that the end is in would be written. */
+        if (r == 0 && fstat(self->fd, &st) == 0 && st.st_size != size &&
+            ftruncate(self->fd, size) != 0)
+            return -errno;
+        return r;
     }
-    r = sfs_store_file_truncate(self->file, 0);
-    if (r == 0 && self->of != NULL)
-        r = copy_data(self->of, size, self->file);
-    return r == 0 ? sfs_store_file_truncate(self->file, size) : r;
+    return copy_over(self->file, self->of, size);
 }
 
 static int
@@ -384,6 +464,7 @@ copy_commit(SfsBacking *backing)
 {
     CopyBacking *self = copy(backing);
     SfsViewRec *rec = sfs_registry_get(self->registry, SFS_TABLE_VIEWS, self->slot);
+    g_autoptr(GMutexLocker) locker = NULL;
     struct stat st;
     int r = 0;
 
@@ -393,6 +474,7 @@ copy_commit(SfsBacking *backing)
         return -errno;
     if (self->file != NULL)
         return sfs_view_commit_bytes(backing, self->of, rec, st.st_size);
+    locker = g_mutex_locker_new(&self->of->verbs);
     atomic_store(&rec->committing, 1);
     r = clone_over(sfs_backing_data_fd(self->of), self->fd); /* it goes back as it came */
     if (r == 0 && self->of->ops->sync != NULL)
@@ -414,6 +496,7 @@ static const SfsBackingOps copy_ops = {
     .set_times = copy_set_times,
     .private_bytes = copy_private_bytes,
     .changed = copy_changed,
+    .hidden = copy_hidden,
     .reset = copy_reset,
     .commit = copy_commit,
     .data_fd = copy_fd,
@@ -464,10 +547,7 @@ sfs_backing_copy_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry, u
 
     if (r < 0)
         return r;
-    if (base != NULL && size > 0)
-        r = copy_data(base, size, file);
-    if (r == 0)
-        r = sfs_store_file_truncate(file, size);
+    r = copy_over(file, base, size);
     if (r < 0) {
         sfs_store_file_free(file);
         return r;

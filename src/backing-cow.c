@@ -477,6 +477,7 @@ static const SfsBackingOps cow_ops = {
     .set_times = cow_set_times,
     .private_bytes = cow_private_bytes,
     .changed = sfs_cow_changed,
+    .hidden = sfs_cow_hidden,
     .reset = sfs_cow_reset,
     .commit = sfs_cow_commit,
     .data_fd = NULL,

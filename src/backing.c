@@ -13,8 +13,10 @@ sfs_backing_write_zeros(SfsBacking *backing, off_t from, off_t end)
 
         /* What was never written is zero. */
         from = backing->ops->seek(backing, from, SEEK_DATA);
-        if (from < 0 || from >= end)
+        if (from == -ENXIO || from >= end)
             return 0;
+        if (from < 0)
+            return (int)from;
         n = backing->ops->write(backing, zeros, (size_t)MIN(end - from, (off_t)PIECE), from, 0);
         if (n < 0)
             return (int)n;

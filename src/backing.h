@@ -89,6 +89,10 @@ typedef struct {
      * [*first, *end). -ENXIO: there is none. */
     int (*changed)(SfsBacking *backing, off_t from, off_t *first, off_t *end);
 
+    /* The same for where it is zeros without having bytes for that, and the base has bytes. NULL:
+     * there is no such place. */
+    int (*hidden)(SfsBacking *backing, off_t from, off_t *first, off_t *end);
+
     /* Makes it as the base is now, which has @size bytes. */
     int (*reset)(SfsBacking *backing, off_t size);
 
@@ -112,6 +116,9 @@ typedef struct {
 struct SfsBacking {
     const SfsBackingOps *ops;
     gatomicrefcount refs;
+    /* Of a view, held by whoever resets or commits it; of what it is a view of, inside that, by
+     * whoever commits to it. Across I/O, on threads that may wait. */
+    GMutex verbs;
 };
 
 static inline void
@@ -119,6 +126,7 @@ sfs_backing_init(SfsBacking *backing, const SfsBackingOps *ops)
 {
     backing->ops = ops;
     g_atomic_ref_count_init(&backing->refs);
+    g_mutex_init(&backing->verbs);
 }
 
 static inline SfsBacking *
@@ -132,8 +140,10 @@ sfs_backing_ref(SfsBacking *backing)
 static inline void
 sfs_backing_unref(SfsBacking *backing)
 {
-    if (backing != NULL && g_atomic_ref_count_dec(&backing->refs))
+    if (backing != NULL && g_atomic_ref_count_dec(&backing->refs)) {
+        g_mutex_clear(&backing->verbs);
         backing->ops->free(backing);
+    }
 }
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SfsBacking, sfs_backing_unref)
 

@@ -24,8 +24,10 @@ sfs_cow_truncate(SfsBacking *backing, off_t size)
         atomic_store(&self->rec->size, (uint64_t)size);
         if (self->overlay != NULL && first < end) {
             sfs_page_map_remove(self->map, first, end);
+            /* With what was allocated beyond the end. */
             sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                    sfs_cow_start_of(first), sfs_cow_start_of(end - first));
+                                    sfs_cow_start_of(first),
+                                    SFS_MAP_FILE_OFFSET - sfs_cow_start_of(first));
             sfs_map_file_cut(&self->kept, self->overlay, self->map, first, end);
         }
         sfs_cow_end_cut(self);
@@ -36,43 +38,83 @@ sfs_cow_truncate(SfsBacking *backing, off_t size)
     return 0;
 }
 
-/* Where the base shows data within [from, end), from the first of it on: [*from, *to). False:
- * nowhere. Not locked. */
-static bool
+/* Where the base has data within [from, end), from the first of it on: [*from, *to). -ENXIO:
+ * nowhere; or another negative errno. Not locked. */
+static int
+next_in_base(SfsCowBacking *self, off_t *from, off_t end, off_t *to)
+{
+    off_t data, hole;
+
+    if (self->base == NULL || *from >= end)
+        return -ENXIO;
+    data = self->base->ops->seek(self->base, *from, SEEK_DATA);
+    if (data < 0 || data >= end)
+        return data < 0 ? (int)data : -ENXIO;
+    hole = self->base->ops->seek(self->base, data, SEEK_HOLE);
+    if (hole < 0 && hole != -ENXIO)
+        return (int)hole;
+    *from = data;
+    *to = hole < 0 ? end : MIN(hole, end);
+    return 0;
+}
+
+/* The same of what the base shows. */
+static int
 next_shown(SfsCowBacking *self, off_t *from, off_t end, off_t *to)
 {
     off_t limit = (off_t)atomic_load(&self->rec->base_limit);
 
-    limit = MIN(limit, end);
-    if (self->base == NULL || *from >= limit)
-        return false;
-    *from = self->base->ops->seek(self->base, *from, SEEK_DATA);
-    if (*from < 0 || *from >= limit)
-        return false;
-    *to = self->base->ops->seek(self->base, *from, SEEK_HOLE);
-    if (*to < 0 || *to > limit)
-        *to = limit;
-    return true;
+    return next_in_base(self, from, MIN(limit, end), to);
+}
+
+int
+sfs_cow_hidden(SfsBacking *backing, off_t from, off_t *first, off_t *end)
+{
+    SfsCowBacking *self = sfs_cow(backing);
+    off_t size = (off_t)atomic_load(&self->rec->size), to;
+    int r;
+
+    from = MAX(from, (off_t)atomic_load(&self->rec->base_limit));
+    while ((r = next_in_base(self, &from, size, &to)) == 0) {
+        uint64_t run_end;
+        bool is_private;
+
+        g_mutex_lock(&self->lock);
+        run_end = sfs_page_map_run(self->map, sfs_cow_page_of(from), sfs_cow_pages_covering(size),
+                                   &is_private);
+        g_mutex_unlock(&self->lock);
+        if (!is_private) {
+            *first = sfs_cow_start_of(sfs_cow_page_of(from));
+            *end = sfs_cow_start_of(MIN(sfs_cow_pages_covering(to), run_end));
+            return 0;
+        }
+        from = sfs_cow_start_of(run_end);
+    }
+    return r;
 }
 
 /* Makes private where the base shows data: nothing else of it must the map say, for a hole of the
- * overlay reads as zeros whether the map has it or not. */
+ * overlay reads as zeros whether the map has it or not. No more of that once something was taken
+ * out of it after @cuts, the end of the file for one. */
 static int
-hide_base(SfsCowBacking *self, uint64_t first, uint64_t end)
+hide_base(SfsCowBacking *self, uint64_t first, uint64_t end, uint32_t cuts)
 {
     off_t from = sfs_cow_start_of(first), to;
+    int r;
 
-    while (next_shown(self, &from, sfs_cow_start_of(end), &to)) {
+    while ((r = next_shown(self, &from, sfs_cow_start_of(end), &to)) == 0) {
         g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
         uint64_t stop = sfs_cow_pages_covering(to);
-        int r = sfs_cow_need_overlay(self);
 
+        if (self->cuts != cuts)
+            return 0;
+        r = sfs_cow_need_overlay(self);
         if (r < 0)
             return r;
         sfs_cow_make_private(self, sfs_cow_page_of(from), MIN(stop, end));
         from = sfs_cow_start_of(stop);
     }
-    return 0;
+    return r == -ENXIO ? 0 : r;
 }
 
 /* Makes whole pages read as zeros without holding memory. Neither time nor memory depends on how
@@ -86,7 +128,7 @@ punch_pages(SfsCowBacking *self, uint64_t first, uint64_t end)
     while (r == 0 && !done) {
         uint32_t cuts = atomic_load(&self->cuts);
 
-        r = hide_base(self, first, end);
+        r = hide_base(self, first, end, cuts);
         if (r < 0)
             break;
         g_mutex_lock(&self->lock);
@@ -171,8 +213,16 @@ sfs_cow_allocate(SfsBacking *backing, int mode, off_t offset, off_t length)
     return r;
 }
 
+static off_t
+seek_overlay(SfsCowBacking *self, off_t at, int whence)
+{
+    off_t found = lseek(sfs_store_file_fd(self->overlay), at, whence);
+
+    return found >= 0 ? found : -errno;
+}
+
 /* End of the data, or of the hole, that @at lies in, within a run of pages alike that ends at @end:
- * *@data tells which it is. */
+ * *@data tells which it is. Or a negative errno. */
 static off_t
 extent(SfsCowBacking *self, bool is_private, uint64_t limit, off_t at, off_t end, bool *data)
 {
@@ -185,15 +235,17 @@ extent(SfsCowBacking *self, bool is_private, uint64_t limit, off_t at, off_t end
         }
         end = MIN(end, sfs_cow_start_of(sfs_cow_pages_covering((off_t)limit)));
     }
-    next = is_private ? lseek(sfs_store_file_fd(self->overlay), at, SEEK_DATA)
+    next = is_private ? seek_overlay(self, at, SEEK_DATA)
                       : self->base->ops->seek(self->base, at, SEEK_DATA);
-    if (next < 0 || next > at) {
-        *data = false;
+    if (next < 0 && next != -ENXIO)
+        return next;
+    *data = next == at;
+    if (next != at)
         return next < 0 ? end : MIN(next, end);
-    }
-    *data = true;
-    hole = is_private ? lseek(sfs_store_file_fd(self->overlay), at, SEEK_HOLE)
+    hole = is_private ? seek_overlay(self, at, SEEK_HOLE)
                       : self->base->ops->seek(self->base, at, SEEK_HOLE);
+    if (hole < 0 && hole != -ENXIO)
+        return hole;
     return hole < 0 ? end : MIN(hole, end);
 }
 
@@ -223,6 +275,8 @@ sfs_cow_seek(SfsBacking *backing, off_t offset, int whence)
         /* What it has looked at may have been given back already. */
         if (atomic_load(&self->cuts) != cuts)
             continue;
+        if (end < 0)
+            return end;
         if (data == (whence == SEEK_DATA))
             return at;
         at = end;

@@ -33,7 +33,7 @@ sfs_cow_changed(SfsBacking *backing, off_t from, off_t *first, off_t *end)
 static void
 forget_all(SfsCowBacking *self)
 {
-    uint64_t end = sfs_cow_pages_covering((off_t)self->rec->size);
+    uint64_t end = sfs_cow_page_of(SFS_MAP_FILE_OFFSET);
 
     sfs_page_map_remove(self->map, 0, end);
     if (self->overlay != NULL)
@@ -42,7 +42,7 @@ forget_all(SfsCowBacking *self)
 
 /* Gives back what the overlay holds below @size and the map does not know. */
 static void
-sweep(SfsCowBacking *self, off_t size)
+sweep_data(SfsCowBacking *self, off_t size)
 {
     off_t at = 0, data;
 
@@ -62,6 +62,32 @@ sweep(SfsCowBacking *self, off_t size)
                                     sfs_cow_start_of(next) - at);
         at = sfs_cow_start_of(next);
     }
+}
+
+/* The same of pages that were allocated and never written, which look like holes. */
+static void
+sweep_ahead(SfsCowBacking *self)
+{
+    const uint64_t end = sfs_cow_page_of(SFS_MAP_FILE_OFFSET);
+    uint64_t page = 0;
+
+    while (self->overlay != NULL && page < end) {
+        g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+        bool is_private;
+        uint64_t next = sfs_page_map_run(self->map, page, end, &is_private);
+
+        if (!is_private)
+            sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                    sfs_cow_start_of(page), sfs_cow_start_of(next - page));
+        page = next;
+    }
+}
+
+static void
+sweep(SfsCowBacking *self, off_t size)
+{
+    sweep_data(self, size);
+    sweep_ahead(self);
 }
 
 int

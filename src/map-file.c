@@ -208,5 +208,5 @@ sfs_map_file_load(SfsMapFile *kept, int fd, SfsPageMap *map)
         r = load_bits(fd, data, MIN(hole, LIST_OFFSET), map);
         data = hole;
     }
-    return r;
+    return data < 0 && errno != ENXIO ? -errno : r;
 }

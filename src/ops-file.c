@@ -198,7 +198,8 @@ reply_spliced(fuse_req_t req, SfsHandle *handle, size_t size, off_t offset, bool
     data.buf[0].flags = FUSE_BUF_IS_FD;
     data.buf[0].fd = pipe[0];
     data.buf[0].size = (size_t)MAX(n, 0);
-    if (n <= 0 || fuse_reply_data(req, &data, 0) != 0)
+    /* libfuse says 0 as well where it had to answer with an error. */
+    if (n <= 0 || fuse_reply_data(req, &data, 0) != 0 || data.idx < data.count)
         sfs_reader_empty_reply_pipe();
     return n > 0;
 }
@@ -317,11 +318,17 @@ void
 sfs_op_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, struct fuse_file_info *fi)
 {
     SfsHandle *handle = sfs_op_need_handle(req, fi);
+    SfsMount *mount = sfs_op_mount(req);
     off_t at;
 
     if (handle == NULL)
         return;
-    at = sfs_section_seek(sfs_op_mount(req), handle, offset, whence);
+    at = sfs_section_seek(mount, handle, offset, whence);
+    if (sfs_section_seek_may_err(mount, handle, offset, whence, at)) {
+        if (sfs_defer(req, SFS_WAIT_VIEW))
+            return;
+        at = sfs_section_seek_surely(mount, handle, offset, whence);
+    }
     if (at < 0)
         fuse_reply_err(req, (int)-at);
     else

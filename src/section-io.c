@@ -3,6 +3,8 @@
 #include "section-internal.h"
 
 #include "request.h"
+
+#include <fuse_lowlevel.h>
 #include <string.h>
 
 /* The most that one copy request moves: a request must not hold a thread for long. */
@@ -11,6 +13,9 @@
 
 /* How much of what others have appended is looked through, besides. */
 #define APPENDED_BY_OTHERS ((uint64_t)1 << 20)
+
+/* What is found without a doubt may be another hole, about which there is one: so often at most. */
+#define SEEKS 16
 
 /* For operations through a handle: it has bytes, and was opened for writing. (The kernel checks the
  * latter as well; but it is not the one whose file this is.) */
@@ -176,6 +181,61 @@ sfs_section_seek(SfsMount *mount, SfsHandle *handle, off_t offset, int whence)
     int r = check_handle(handle, false);
 
     return r < 0 ? r : handle->backing->ops->seek(handle->backing, offset, whence);
+}
+
+/* The hole that a seek has found, up to its end or, with @length 0, that of everything. False: it
+ * has found none. */
+static bool
+found_hole(SfsBacking *backing, off_t offset, int whence, off_t at, off_t *from, off_t *length)
+{
+    off_t end = at;
+
+    *from = offset;
+    if (whence == SEEK_HOLE) {
+        if (at < 0 || (uint64_t)at >= end_of(backing))
+            return false;
+        *from = at;
+        end = backing->ops->seek(backing, at, SEEK_DATA);
+    }
+    *length = end > *from ? end - *from : 0;
+    return end > *from || (end == -ENXIO && (uint64_t)*from < end_of(backing));
+}
+
+/* Whether stores to mappings are with the kernel until it writes them back. */
+static bool
+is_cached(SfsMount *mount, const SfsHandle *handle)
+{
+    SfsTarget target;
+
+    if (handle->class != SFS_CLASS_NODE)
+        return handle->backing->ops->data_fd == NULL;
+    sfs_node_peek(mount->nodes, handle->node, handle->class, &target);
+    return target.rec->io_mode != SFS_IO_PASSTHROUGH;
+}
+
+bool
+sfs_section_seek_may_err(SfsMount *mount, const SfsHandle *handle, off_t offset, int whence,
+                         off_t at)
+{
+    off_t from, length;
+
+    return handle->backing != NULL && is_cached(mount, handle) &&
+           found_hole(handle->backing, offset, whence, at, &from, &length);
+}
+
+off_t
+sfs_section_seek_surely(SfsMount *mount, SfsHandle *handle, off_t offset, int whence)
+{
+    off_t at = sfs_section_seek(mount, handle, offset, whence), before = -EAGAIN, from, length;
+
+    for (int i = 0; i < SEEKS && at != before && handle->backing != NULL &&
+                    found_hole(handle->backing, offset, whence, at, &from, &length);
+         i++) {
+        fuse_lowlevel_notify_inval_inode(mount->session, handle->rec->nodeid, from, length);
+        before = at;
+        at = sfs_section_seek(mount, handle, offset, whence);
+    }
+    return at;
 }
 
 int

@@ -9,6 +9,7 @@
  */
 #include "section-internal.h"
 
+#include "util.h"
 #include "view.h"
 
 #include <fuse_lowlevel.h>
@@ -23,10 +24,29 @@ check_view(const SfsHandle *handle, bool writes)
     return 0;
 }
 
+/* The first range from @from on that is the view's own, or zeros in place of what the base has. */
+static int
+next_difference(SfsBacking *backing, off_t from, off_t *first, off_t *end)
+{
+    off_t hidden = INT64_MAX, hidden_end = 0;
+    int r = backing->ops->changed(backing, from, first, end), h = -ENXIO;
+
+    if (r < 0 && r != -ENXIO)
+        return r;
+    if (backing->ops->hidden != NULL)
+        h = backing->ops->hidden(backing, from, &hidden, &hidden_end);
+    if (h < 0)
+        return h == -ENXIO ? r : h;
+    if (r == -ENXIO || hidden < *first) {
+        *end = r == 0 ? MIN(hidden_end, *first) : hidden_end;
+        *first = hidden;
+    }
+    return 0;
+}
+
 int
 sfs_section_view_diff(SfsMount *mount, SfsHandle *handle, SectionDiff *diff)
 {
-    const SfsBackingOps *ops;
     off_t first, end;
     int r = check_view(handle, false);
 
@@ -34,14 +54,20 @@ sfs_section_view_diff(SfsMount *mount, SfsHandle *handle, SectionDiff *diff)
         r = -EINVAL;
     if (r < 0)
         return r;
-    ops = handle->backing->ops;
     diff->count = 0;
     while (diff->count < SECTION_RANGES) {
-        r = ops->changed(handle->backing, (off_t)diff->from, &first, &end);
+        SectionRange *last = &diff->ranges[MAX(diff->count, 1) - 1];
+
+        r = next_difference(handle->backing, (off_t)diff->from, &first, &end);
         if (r < 0)
             return r == -ENXIO ? 0 : r;
-        diff->ranges[diff->count++] =
-            (SectionRange){.offset = (uint64_t)first, .length = (uint64_t)(end - first)};
+        first -= first % SFS_PAGE_SIZE;
+        end = (off_t)sfs_page_round_up((uint64_t)end);
+        if (diff->count > 0 && last->offset + last->length == (uint64_t)first)
+            last->length += (uint64_t)(end - first);
+        else
+            diff->ranges[diff->count++] =
+                (SectionRange){.offset = (uint64_t)first, .length = (uint64_t)(end - first)};
         diff->from = (uint64_t)end;
     }
     return 0;
@@ -63,6 +89,7 @@ settle_inode(SfsMount *mount, uint64_t nodeid)
 int
 sfs_section_view_reset(SfsMount *mount, SfsHandle *handle)
 {
+    g_autoptr(GMutexLocker) locker = NULL;
     g_autoptr(SfsBacking) base = NULL;
     SfsTarget target;
     struct stat st = {0};
@@ -71,6 +98,7 @@ sfs_section_view_reset(SfsMount *mount, SfsHandle *handle)
     if (r < 0)
         return r;
     sfs_node_peek(mount->nodes, handle->node, handle->class, &target);
+    locker = g_mutex_locker_new(&handle->backing->verbs);
     base = sfs_section_bytes(mount, &target);
     if (base != NULL)
         r = base->ops->stat(base, &st);
@@ -117,9 +145,10 @@ promise_memory(SfsMount *mount, const SfsTarget *base, off_t size)
     return backing != NULL ? backing->ops->allocate(backing, FALLOC_FL_KEEP_SIZE, 0, size) : 0;
 }
 
-int
-sfs_section_view_commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *caller)
+static int
+commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *caller)
 {
+    g_autoptr(GMutexLocker) locker = NULL;
     SfsTarget base;
     struct stat st;
     int r = check_view(handle, true);
@@ -128,6 +157,7 @@ sfs_section_view_commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *cal
         r = find_base(mount, handle, caller, &base);
     if (r < 0)
         return r;
+    locker = g_mutex_locker_new(&handle->backing->verbs);
     /* What was stored to mappings of either before must not come in afterwards. */
     settle_inode(mount, handle->rec->nodeid);
     settle_inode(mount, nodeid_of(base.slot, base.rec));
@@ -145,6 +175,16 @@ sfs_section_view_commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *cal
         r = promise_memory(mount, &base, st.st_size); /* holes that were made are filled */
     settle_inode(mount, nodeid_of(base.slot, base.rec));
     atomic_fetch_sub(&base.rec->commits, 1);
+    return r;
+}
+
+int
+sfs_section_view_commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *caller)
+{
+    int r = commit(mount, handle, caller);
+
+    /* Nobody may open it while it is made smaller (sfs_section_check_size()). */
+    sfs_section_cut(mount);
     return r;
 }
 

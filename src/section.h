@@ -106,7 +106,15 @@ void sfs_section_drop_privileges(SfsMount *mount, const SfsTarget *target,
                                  const SfsCaller *stranger);
 
 int sfs_section_allocate(SfsMount *mount, SfsHandle *handle, int mode, off_t offset, off_t length);
+
+/* As lseek(2), SEEK_DATA and SEEK_HOLE. Where _may_err() says so of what was found, @at, the kernel
+ * may have yet to write something to that hole, which a mapping has there. _surely() has it do so
+ * first, and waits for that: on a thread that may wait for this very mount. */
 off_t sfs_section_seek(SfsMount *mount, SfsHandle *handle, off_t offset, int whence);
+bool sfs_section_seek_may_err(SfsMount *mount, const SfsHandle *handle, off_t offset, int whence,
+                              off_t at);
+off_t sfs_section_seek_surely(SfsMount *mount, SfsHandle *handle, off_t offset, int whence);
+
 int sfs_section_sync(SfsMount *mount, SfsHandle *handle, bool data_only);
 
 /* What section-ioctl.h says of an open view, each under the same name. -ENOTTY: it is none. The

@@ -86,6 +86,7 @@ int
 sfs_view_commit_bytes(SfsBacking *view, SfsBacking *base, SfsViewRec *rec, off_t limit)
 {
     g_autofree char *buffer = g_malloc(PIECE);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&base->verbs);
     off_t at = 0, first, end;
     struct stat st;
     int r = rec->committing ? 0 : reserve(view, base);

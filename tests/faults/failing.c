@@ -49,6 +49,7 @@ typedef enum {
     CLASS_INHERITED,   /* the keeper has not got a descriptor */
     CLASS_DEVICE,      /* ENOMEM: what the kernel is asked through /dev/fuse */
     CLASS_CLONES,      /* EIO: extents are not shared */
+    CLASS_SEEKS,       /* EIO: nor are data and holes found */
     N_CLASSES,
 } Class;
 
@@ -450,6 +451,21 @@ pwritev(int fd, const struct iovec *parts, int n, off_t at)
 {
     REAL(pwritev);
     return is_file(fd) && fails(CLASS_SPACE, ENOSPC) ? -1 : real(fd, parts, n, at);
+}
+
+off_t
+lseek(int fd, off_t offset, int whence)
+{
+    REAL(lseek);
+    return (whence == SEEK_DATA || whence == SEEK_HOLE) && fails(CLASS_SEEKS, EIO)
+               ? -1
+               : real(fd, offset, whence);
+}
+
+off64_t
+lseek64(int fd, off64_t offset, int whence)
+{
+    return lseek(fd, offset, whence);
 }
 
 /* --- reading; the device; what points.c stands in for ---------------------------------------- */

@@ -13,7 +13,7 @@ from sections import make, set_keys
 from util import PAGE, View, opened, pattern, refused, write
 
 CLASSES = ("memory", "mappings", "threads", "descriptors", "space", "reads", "records", "inherited",
-           "device", "clones")
+           "device", "clones", "seeks")
 EVER = (1 << 64) - 1
 
 

@@ -179,8 +179,6 @@ class Walk:
     def do_seek(self, one, views):
         """What is told to be a hole has nothing in it, and what is told to be data ends somewhere."""
         at = self.random.randrange(one.most)
-        if one.writes:
-            one.mapping.sync()                          # stores to a mapping are seen when written
         try:
             data = os.lseek(one.fd, at, os.SEEK_DATA)
         except OSError as error:
@@ -198,8 +196,6 @@ class Walk:
         if one.direct is None or not where:
             return False
         at, length = where
-        if one.writes:
-            one.mapping.sync()
         n = os.preadv(one.direct, [memoryview(self.buffer)[:length]], at)
         one.same(self.buffer[:n], at, length)
 
@@ -208,7 +204,6 @@ class Walk:
         if one.direct is None:
             return False
         at, length = where
-        one.mapping.sync()
         data = self.data(length)
         self.buffer[:length] = data
         assert os.pwritev(one.direct, [memoryview(self.buffer)[:length]], at) == length
