@@ -8,6 +8,7 @@ import glob
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import time
 
@@ -15,17 +16,23 @@ import pytest
 
 from test_verbs import RESET
 from test_views import define
-from util import GIB, KIB, MIB, PAGE, eventually, link_fd, opened, pattern, punch, run, sha, write
+from util import (GIB, KIB, MIB, PAGE, Child, eventually, link_fd, opened, pattern, punch, run, sha,
+                  write)
 
 LONG = bool(os.environ.get("SECTIONFS_TEST_LONG"))
 
 
 # --- Many, and large ------------------------------------------------------------------------------
 
-def resident(pid):
-    with open(f"/proc/{pid}/smaps_rollup") as file:
-        return sum(int(line.split()[1]) for line in file
-                   if line.startswith(("Private_Dirty", "Private_Clean"))) * KIB
+def resident(worker):
+    """Memory of the worker and the keeper, what both have counted once."""
+    with open(f"/proc/{worker}/stat") as file:
+        keeper = int(file.read().rsplit(")", 1)[1].split()[1])
+    total = 0
+    for pid in (worker, keeper):
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            total += sum(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+    return total * KIB
 
 
 @pytest.mark.parametrize("where", ["together", "apart"])
@@ -181,6 +188,41 @@ def test_sqlite_in_several_processes_on_one_shared_scratch_copy(mnt, ctl, place,
         assert sqlite(mnt / "db", "select sum(n) from t; pragma integrity_check;").split() == \
             [str(3000 * 3001 // 2 + 3000 * 40), "ok"]
         assert os.fstat(keep).st_size > 0
+    assert (sha(f"{place}/db"), os.stat(f"{place}/db").st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_scratch_database_ends_with_its_users_however_they_end(mnt, ctl, place, journal):
+    """What was beside it does not, and is to be removed before it starts afresh. Two connections in
+    each process."""
+    needs("sqlite3")
+    make_database(f"{place}/db")
+    before = sha(f"{place}/db"), os.stat(f"{place}/db").st_mtime_ns
+    os.mkdir(mnt / "scratch")
+    ctl("create", mnt / "scratch/db", "--file", f"{place}/db", "--protect", "writecopy",
+        "--cow", "section")
+    for _ in range(2):
+        users = [Child(names={"sqlite3": sqlite3}) for _ in range(2)]
+        for user in users:
+            user.do("one, two = (sqlite3.connect(path, timeout=60, isolation_level=None) "
+                    "for _ in range(2))", path=mnt / "scratch/db")
+        assert users[0].get(f"one.execute('pragma journal_mode={journal}').fetchone()") == (journal,)
+        for user in users:
+            user.do("two.execute('update t set n = n + 1')")
+        assert users[0].get("one.execute('select sum(n) from t').fetchone()") == \
+            (3000 * 3001 // 2 + 2 * 3000,)
+        # With a journal that is needed: pages are in the file before the end of the transaction.
+        users[1].do("one.execute('pragma cache_size=5'); one.execute('begin immediate'); "
+                    "one.execute('update t set n = 0')")
+        assert len(os.listdir(mnt / "scratch")) > 1
+        for user in users:
+            user.kill()
+        eventually(lambda: mnt.stats()["size_overlays"] == 0)
+        for name in os.listdir(mnt / "scratch"):
+            if name != "db":
+                os.unlink(mnt / f"scratch/{name}")
+        assert sqlite(mnt / "scratch/db", "select sum(n) from t; pragma integrity_check;").split() == \
+            [str(3000 * 3001 // 2), "ok"]
     assert (sha(f"{place}/db"), os.stat(f"{place}/db").st_mtime_ns) == before
 
 
