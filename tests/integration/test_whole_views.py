@@ -13,7 +13,7 @@ import pytest
 
 from sections import COMMIT, RESET
 from test_verbs import diff
-from test_views import define, loop, mode, private  # noqa: F401 (loop: a fixture)
+from test_views import define, loop, mode  # noqa: F401 (loop: a fixture)
 from util import (KIB, MIB, PAGE, Child, View, eventually, fallocate, opened, pattern, punch, read,
                   refused, write)
 
@@ -117,6 +117,53 @@ def test_what_was_cut_off_and_grew_again_differs(base):
         assert rebuilt(mnt / "base", fd) == os.pread(fd, SIZE, 0)
         fcntl.ioctl(fd, RESET)
         assert diff(fd) == []
+
+
+# --- Of a part of a file, and of views of views ---------------------------------------------------
+
+@pytest.mark.modes("passthrough", "cached")
+@pytest.mark.options("cow_copy_max=0,reflink=off")
+def test_view_of_a_window(mnt, ctl, place):
+    data = pattern("real", MIB)
+    write(f"{place}/real", data)
+    ctl("create", mnt / "x", "--file", f"{place}/real", "--offset", "256K", "--size", "128K")
+    with opened(mnt.cow("x")) as fd:
+        os.pwrite(fd, b"new" * PAGE, 5 * PAGE)
+        os.pwrite(fd, b"lost", 0)
+        assert diff(fd) == [(0, 1), (5, 3)]
+        fcntl.ioctl(fd, RESET)
+        assert diff(fd) == [] and os.pread(fd, MIB, 0) == data[256 * KIB:384 * KIB]
+        os.pwrite(fd, b"new" * PAGE, 5 * PAGE)
+        fcntl.ioctl(fd, COMMIT)
+        assert diff(fd) == []
+    at = 256 * KIB + 5 * PAGE
+    assert read(f"{place}/real") == data[:at] + b"new" * PAGE + data[at + 3 * PAGE:]
+
+
+@pytest.mark.modes("passthrough", "cached")
+@pytest.mark.options("cow_copy_max=0")
+def test_views_of_views(mnt, ctl):
+    """x, a scratch copy of it that is shared, and a private copy of that."""
+    data = pattern("x", MIB)
+    write(mnt / "x", data)
+    ctl("create", mnt / "shared", "--base", "x", "--cow", "section")
+    ctl("create", mnt / "own", "--base", "shared")
+    with opened(mnt / "shared") as shared, opened(mnt / "own") as own:
+        os.pwrite(shared, b"shared", 3 * PAGE)
+        os.pwrite(own, b"own", 7 * PAGE)
+        assert diff(shared) == [(3, 1)] and diff(own) == [(7, 1)]
+        with refused(errno.EACCES):
+            fcntl.ioctl(own, COMMIT)                    # a scratch copy stays what its users make it
+        assert os.pread(own, 6, 3 * PAGE) == b"shared" and os.pread(own, 3, 7 * PAGE) == b"own"
+        fcntl.ioctl(own, RESET)
+        assert diff(own) == []
+        assert os.pread(own, MIB, 0) == os.pread(shared, MIB, 0) != data
+        os.ftruncate(own, 2 * PAGE)
+        os.ftruncate(own, 4 * PAGE)
+        assert diff(own) == [(2, 2)]
+        fcntl.ioctl(shared, COMMIT)
+        assert diff(shared) == [] and diff(own) == [(2, 2)]
+        assert read(mnt / "x") == os.pread(shared, MIB, 0)
 
 
 # --- Holes that a mapping was stored to -----------------------------------------------------------
