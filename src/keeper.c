@@ -132,6 +132,23 @@ raise_limits(void)
     }
 }
 
+/* The map of an overlay's pages lies further on in its file than any limit could be meant to reach
+ * (map-file.h), so a finite one is in the way of the first write to a view. It is not that of our
+ * clients: theirs the kernel looks at before it asks us. More than the hard limit takes privilege.
+ */
+static gboolean
+lift_file_size_limit(const Keeper *keeper, GError **error)
+{
+    struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
+
+    if (setrlimit(RLIMIT_FSIZE, &limit) == 0)
+        return TRUE;
+    getrlimit(RLIMIT_FSIZE, &limit);
+    FAIL("cannot mount on %s: the limit on the size of files (RLIMIT_FSIZE, ulimit -Hf) is %" PRIu64
+         " bytes, and copy-on-write views need it to be unlimited",
+         keeper->config->mountpoint, (uint64_t)limit.rlim_max);
+}
+
 static SfsFdRec *
 fd_record(Keeper *keeper, uint32_t slot)
 {
@@ -688,7 +705,8 @@ make_store(Keeper *keeper)
 static gboolean
 start(Keeper *keeper, GError **error)
 {
-    if (!sfs_mountpoint_prepare(keeper->config->mountpoint, error))
+    if (!lift_file_size_limit(keeper, error) ||
+        !sfs_mountpoint_prepare(keeper->config->mountpoint, error))
         return FALSE;
     keeper->registry = sfs_registry_create(keeper->config, error);
     if (keeper->registry == NULL)

@@ -432,8 +432,9 @@ static void
 set_up_process(void)
 {
     struct sigaction ignore = {.sa_handler = SIG_IGN};
-    /* SIGIO is what the kernel says of a lease: see passthrough.h. */
-    static const int signals[] = {SIGPIPE, SIGINT, SIGTERM, SIGHUP, SIGIO};
+    /* SIGIO is what the kernel says of a lease: see passthrough.h. SIGXFSZ comes with an EFBIG,
+     * which is enough, should somebody limit the size of files while we run. */
+    static const int signals[] = {SIGPIPE, SIGINT, SIGTERM, SIGHUP, SIGIO, SIGXFSZ};
 
     /* Signals are for the keeper, which a terminal's reach as well. */
     for (size_t i = 0; i < G_N_ELEMENTS(signals); i++)

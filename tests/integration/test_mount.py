@@ -127,6 +127,60 @@ def test_source_argument_is_accepted_before_the_mountpoint(new_mount):
     assert mounts_at(mount.path)[0][0] == "fuse.sectionfs"
 
 
+def lift_hard_limit():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, MIB))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+
+
+@pytest.mark.parametrize("mode,limit", [("passthrough", "soft"), ("cached", "soft"), ("user", "soft"),
+                                        ("passthrough", "hard"), ("cached", "hard")])
+def test_limit_on_the_size_of_files_is_lifted(new_mount, mode, limit):
+    """That of whoever mounts; root may lift the hard one, too."""
+    most = "unlimited"
+    if limit == "hard":
+        most = MIB
+        try:
+            call(lift_hard_limit)
+        except (OSError, ValueError) as error:
+            pytest.skip(f"this root may not lift a hard limit: {error}")
+    mount = new_mount(mode, start=False)
+    mount.command = ["prlimit", f"--fsize={MIB}:{most}", *mount.command]
+    mount.start()
+
+    def body():
+        data = pattern("x", 3 * MIB)
+        write(mount / "x", data)
+        with opened(mount.cow("x")) as fd:
+            os.pwrite(fd, b"mine", 2 * MIB)
+            assert os.pread(fd, 6, 2 * MIB) == b"mine" + data[2 * MIB + 4:2 * MIB + 6]
+            os.ftruncate(fd, 5 * MIB)
+        os.truncate(mount / "x", 9 * MIB)
+        with opened(mount / "x") as fd:
+            os.posix_fallocate(fd, 0, 10 * MIB)
+        assert os.stat(mount / "x").st_size == 10 * MIB
+        assert read(mount / "x") == data + bytes(7 * MIB)
+    mount.run(body)
+    assert mount.stats()["deaths"] == 0
+
+
+@every_mode
+def test_limit_on_the_size_of_files_of_who_uses_it_holds(mnt):
+    def body():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        write(mnt / "x", pattern("x", 2 * MIB))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3 * MIB, 3 * MIB))
+        for path in mnt / "x", mnt.cow("x"):
+            with opened(path) as fd:
+                assert os.pwrite(fd, bytes(MIB), 2 * MIB + 1) == MIB - 1
+                with refused(errno.EFBIG):
+                    os.pwrite(fd, b"x", 3 * MIB)
+                with refused(errno.EFBIG):
+                    os.ftruncate(fd, 3 * MIB + 1)
+                assert os.fstat(fd).st_size == 3 * MIB
+    mnt.run(body)
+    assert mnt.stats()["deaths"] == 0
+
+
 def test_two_mounts_know_nothing_of_each_other(new_mount):
     one, two = new_mount("cached"), new_mount("cached")
     write(one / "x", b"one")
@@ -600,6 +654,16 @@ def test_passthrough_on_where_it_is_not_allowed(start_refused, user, place):
     os.mkdir(path)
     os.chown(path, user.uid, user.gid)
     start_refused(path, "-o", "passthrough=on", says="passthrough", user=user, mountpoint=path)
+
+
+@pytest.mark.parametrize("where", ["background", "foreground"])
+def test_limit_on_the_size_of_files_that_cannot_be_lifted(start_refused, user, place, where):
+    path = f"{place}/target"
+    os.mkdir(path)
+    os.chown(path, user.uid, user.gid)
+    arguments = ["-f"] if where == "foreground" else []
+    start_refused(*arguments, path, says=f"target: .*RLIMIT_FSIZE.* {MIB} bytes", user=user,
+                  mountpoint=path, prefix=("prlimit", f"--fsize={MIB}"))
 
 
 def test_passthrough_on_where_it_is_allowed(new_mount):
