@@ -14,7 +14,8 @@
  *  - bytes of a private page at or after size are zero.
  *
  * Order, for a death in between: bytes before map, map before reply. A write that was not answered
- * may be missing or done; one that was answered is there. When a view is cut, size and base_limit
+ * may be missing or done; one that was answered is there, and one of which the map cannot be kept
+ * is refused. When a view is cut, size and base_limit
  * go first: whatever of the map is left beyond size then is dropped by whoever opens the registry
  * next.
  *
@@ -59,15 +60,42 @@ sfs_cow_need_overlay(SfsCowBacking *self)
     return 0;
 }
 
-void
-sfs_cow_make_private(SfsCowBacking *self, uint64_t first, uint64_t end)
+/* What was written of pages that are the base's still must not come to light with a hole that is
+ * punched there later. */
+static void
+take_back(SfsCowBacking *self, uint64_t first, uint64_t end)
+{
+    while (first < end) {
+        bool is_private;
+        uint64_t next = sfs_page_map_run(self->map, first, end, &is_private);
+
+        if (!is_private)
+            sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                    sfs_cow_start_of(first), sfs_cow_start_of(next - first));
+        first = next;
+    }
+}
+
+int
+sfs_cow_make_private(SfsCowBacking *self, uint64_t first, uint64_t end, bool force)
 {
     bool already;
+    int r;
 
-    if (sfs_page_map_run(self->map, first, end, &already) == end && already)
-        return;
+    if (sfs_page_map_run(self->map, first, end, &already) == end && already && !self->kept.behind)
+        return 0;
+    /* First where it can fail: nobody sees what is refused. */
+    r = sfs_map_file_add(&self->kept, self->overlay, self->map, first, end);
+    if (r < 0 && !force) {
+        take_back(self, first, end);
+        return r;
+    }
+    /* Whoever has stored to a mapping cannot be told. The bytes are there unless this worker dies
+     * before the next page is made private. */
+    if (r < 0)
+        self->kept.behind = true;
     sfs_page_map_add(self->map, first, end);
-    sfs_map_file_added(&self->kept, self->overlay, self->map, first, end);
+    return 0;
 }
 
 void
@@ -288,7 +316,7 @@ sfs_cow_write_in_page(SfsCowBacking *self, const char *buf, size_t size, off_t o
         n = sfs_store_file_write(self->overlay, page, sizeof page, sfs_cow_start_of(number), force);
         r = n < 0 ? (int)n : 0;
         if (r == 0)
-            sfs_cow_make_private(self, number, number + 1);
+            r = sfs_cow_make_private(self, number, number + 1, force);
     }
     if (r == 0) {
         sfs_cow_grow_to(self, offset + (off_t)size);
@@ -316,7 +344,9 @@ write_pages(SfsCowBacking *self, const char *buf, int pipe, size_t size, off_t o
     n -= n % SFS_PAGE_SIZE;
     if (n == 0)
         return -ENOSPC;
-    sfs_cow_make_private(self, sfs_cow_page_of(offset), sfs_cow_page_of(offset + n));
+    r = sfs_cow_make_private(self, sfs_cow_page_of(offset), sfs_cow_page_of(offset + n), force);
+    if (r < 0)
+        return r;
     sfs_cow_grow_to(self, offset + n);
     sfs_cow_modified(self);
     return n;

@@ -111,7 +111,9 @@ hide_base(SfsCowBacking *self, uint64_t first, uint64_t end, uint32_t cuts)
         r = sfs_cow_need_overlay(self);
         if (r < 0)
             return r;
-        sfs_cow_make_private(self, sfs_cow_page_of(from), MIN(stop, end));
+        r = sfs_cow_make_private(self, sfs_cow_page_of(from), MIN(stop, end), false);
+        if (r < 0)
+            return r;
         from = sfs_cow_start_of(stop);
     }
     return r == -ENXIO ? 0 : r;

@@ -28,16 +28,18 @@ sfs_cow_changed(SfsBacking *backing, off_t from, off_t *first, off_t *end)
     return 0;
 }
 
-/* Nothing is private any more. The memory goes back afterwards, piece by piece, so that nobody has
- * to wait for the lock while it does. Lock held. */
-static void
+/* Nothing is private any more; or a negative errno, and all stays as it was: a later worker must
+ * not believe that there are pages whose memory was given back. That goes back afterwards, piece by
+ * piece, so that nobody has to wait for the lock while it does. Lock held. */
+static int
 forget_all(SfsCowBacking *self)
 {
     uint64_t end = sfs_cow_page_of(SFS_MAP_FILE_OFFSET);
+    int r = self->overlay != NULL ? sfs_map_file_clear(&self->kept, self->overlay) : 0;
 
-    sfs_page_map_remove(self->map, 0, end);
-    if (self->overlay != NULL)
-        sfs_map_file_cut(&self->kept, self->overlay, self->map, 0, end);
+    if (r == 0)
+        sfs_page_map_remove(self->map, 0, end);
+    return r;
 }
 
 /* Gives back what the overlay holds below @size and the map does not know. */
@@ -95,18 +97,21 @@ sfs_cow_reset(SfsBacking *backing, off_t size)
 {
     SfsCowBacking *self = sfs_cow(backing);
     off_t old;
+    int r;
 
     g_mutex_lock(&self->lock);
     old = (off_t)self->rec->size;
     sfs_cow_begin_cut(self);
-    forget_all(self);
-    atomic_store(&self->rec->base_limit, (uint64_t)size);
-    atomic_store(&self->rec->size, (uint64_t)size);
+    r = forget_all(self);
+    if (r == 0) {
+        atomic_store(&self->rec->base_limit, (uint64_t)size);
+        atomic_store(&self->rec->size, (uint64_t)size);
+        sfs_cow_modified(self);
+    }
     sfs_cow_end_cut(self);
-    sfs_cow_modified(self);
     g_mutex_unlock(&self->lock);
     sweep(self, old);
-    return 0;
+    return r;
 }
 
 int
@@ -131,6 +136,7 @@ sfs_cow_commit(SfsBacking *backing)
     if (changes == self->changes) {
         sfs_cow_begin_cut(self);
         atomic_store(&self->rec->base_limit, self->rec->size);
+        /* What cannot be forgotten stays the view's own, and is the same as the base's. */
         forget_all(self);
         sfs_cow_end_cut(self);
     }

@@ -25,47 +25,90 @@ end_of(uint64_t entry)
     return first_of(entry) + (entry & LENGTH_MAX);
 }
 
-static void
+/* Never more than lies in one page: all of it or nothing. */
+static int
 put(SfsStoreFile *file, const void *bytes, size_t size, off_t offset)
 {
-    sfs_store_file_write(file, bytes, size, offset, true);
+    ssize_t n = sfs_store_file_write(file, bytes, size, offset, true);
+
+    return n < 0 ? (int)n : 0;
+}
+
+static int
+punch(SfsStoreFile *file, off_t from, off_t end)
+{
+    return sfs_store_file_allocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, from,
+                                   end - from);
 }
 
 /* --- the bitmap ------------------------------------------------------------------------------ */
 
-/* The bits of [first, end), in whole bytes. */
 static void
-put_bits(SfsStoreFile *file, const SfsPageMap *map, uint64_t first, uint64_t end)
+set_bits(uint8_t *bits, uint64_t first, uint64_t end)
+{
+    while (first < end) {
+        uint64_t bytes = first % 8 == 0 ? (end - first) / 8 : 0;
+
+        memset(bits + first / 8, 0xff, bytes);
+        first += bytes * 8;
+        if (bytes == 0) {
+            bits[first / 8] |= (uint8_t)(1 << first % 8);
+            first++;
+        }
+    }
+}
+
+/* The bits of [first, end), in whole bytes, as the map has them; @set: those of [first, end) are
+ * set in any case. */
+static int
+put_bits(SfsStoreFile *file, const SfsPageMap *map, uint64_t first, uint64_t end, bool set)
 {
     uint8_t bits[SFS_MAP_LEAF_BYTES];
+    int r = 0;
 
-    while (first < end) {
+    while (r == 0 && first < end) {
         uint64_t leaf = first / SFS_MAP_LEAF_PAGES * SFS_MAP_LEAF_PAGES;
         uint64_t stop = MIN(end, leaf + SFS_MAP_LEAF_PAGES);
         size_t from = (size_t)(first - leaf) / 8, to = (size_t)(stop - leaf + 7) / 8;
 
         sfs_page_map_bits(map, first, bits);
-        put(file, bits + from, to - from, SFS_MAP_FILE_OFFSET + (off_t)(leaf / 8 + from));
+        if (set)
+            set_bits(bits, first - leaf, stop - leaf);
+        r = put(file, bits + from, to - from, SFS_MAP_FILE_OFFSET + (off_t)(leaf / 8 + from));
         first = stop;
     }
+    return r;
 }
 
-static void
-become_bitmap(SfsMapFile *kept, SfsStoreFile *file, const SfsPageMap *map)
+/* All that the map has, and [first, end). */
+static int
+write_bitmap(SfsMapFile *kept, SfsStoreFile *file, const SfsPageMap *map, uint64_t first,
+             uint64_t end)
 {
-    const uint64_t mark = IS_BITMAP, end = (uint64_t)SFS_MAP_FILE_OFFSET >> SFS_PAGE_SHIFT;
+    const uint64_t mark = IS_BITMAP, last = (uint64_t)SFS_MAP_FILE_OFFSET >> SFS_PAGE_SHIFT;
     uint64_t page = 0;
     bool in = false;
+    int r = 0;
 
-    while (page < end) {
-        uint64_t next = sfs_page_map_run(map, page, end, &in);
+    /* What an attempt that came to nothing has left does not count yet. */
+    if (!kept->bitmap)
+        r = punch(file, SFS_MAP_FILE_OFFSET, LIST_OFFSET);
+    while (r == 0 && page < last) {
+        uint64_t next = sfs_page_map_run(map, page, last, &in);
 
         if (in)
-            put_bits(file, map, page, next);
+            r = put_bits(file, map, page, next, false);
         page = next;
     }
-    put(file, &mark, sizeof mark, LIST_OFFSET);
-    kept->bitmap = true;
+    if (r == 0)
+        r = put_bits(file, map, first, end, true);
+    if (r == 0)
+        r = put(file, &mark, sizeof mark, LIST_OFFSET);
+    if (r == 0) {
+        kept->bitmap = true;
+        kept->behind = false;
+    }
+    return r;
 }
 
 /* --- the list -------------------------------------------------------------------------------- */
@@ -103,61 +146,85 @@ rewrite(SfsMapFile *kept, SfsStoreFile *file, const SfsPageMap *map)
         page = next;
     }
     if (n > most) {
-        become_bitmap(kept, file, map);
-        return;
+        write_bitmap(kept, file, map, 0, 0);
+    } else if (put(file, entries, sizeof entries, LIST_OFFSET) == 0) {
+        kept->listed = n;
+        kept->last = n > 0 ? entries[n - 1] : 0;
+        kept->behind = false;
     }
-    put(file, entries, sizeof entries, LIST_OFFSET);
-    kept->listed = n;
-    kept->last = n > 0 ? entries[n - 1] : 0;
 }
 
-void
-sfs_map_file_added(SfsMapFile *kept, SfsStoreFile *file, const SfsPageMap *map, uint64_t first,
-                   uint64_t end)
+static int
+add_to_list(SfsMapFile *kept, SfsStoreFile *file, const SfsPageMap *map, uint64_t first,
+            uint64_t end)
 {
+    uint32_t n, at = kept->listed, room = LIST_ENTRIES - 1 - MIN(at, LIST_ENTRIES - 1);
     uint64_t entries[LIST_ENTRIES];
-    uint32_t n;
+    int r;
 
-    if (kept->bitmap) {
-        put_bits(file, map, first, end);
-        return;
-    }
     /* A run that goes on grows. */
     if (kept->last != 0 && end_of(kept->last) == first &&
         end - first_of(kept->last) <= LENGTH_MAX) {
-        kept->last += end - first;
-        put(file, &kept->last, sizeof kept->last,
-            LIST_OFFSET + (off_t)((kept->listed - 1) * sizeof(uint64_t)));
-        return;
-    }
-    n = split(first, end, entries, LIST_ENTRIES - 1 - MIN(kept->listed, LIST_ENTRIES - 1));
-    if (kept->listed + n > LIST_ENTRIES - 1) {
-        become_bitmap(kept, file, map);
-        return;
+        entries[0] = kept->last + (end - first);
+        n = 1;
+        at--;
+    } else {
+        n = split(first, end, entries, room);
+        if (n > room)
+            return write_bitmap(kept, file, map, first, end);
     }
     /* Several at once are in one page still; they were part of one write that is not answered. */
-    put(file, entries, n * sizeof(uint64_t),
-        LIST_OFFSET + (off_t)(kept->listed * sizeof(uint64_t)));
-    kept->listed += n;
-    kept->last = entries[n - 1];
+    r = put(file, entries, n * sizeof(uint64_t), LIST_OFFSET + (off_t)(at * sizeof(uint64_t)));
+    if (r == 0) {
+        kept->listed = at + n;
+        kept->last = entries[n - 1];
+    }
+    return r;
+}
+
+/* --- either ---------------------------------------------------------------------------------- */
+
+int
+sfs_map_file_add(SfsMapFile *kept, SfsStoreFile *file, const SfsPageMap *map, uint64_t first,
+                 uint64_t end)
+{
+    int r;
+
+    if (!kept->bitmap && !kept->behind)
+        return add_to_list(kept, file, map, first, end);
+    r = kept->behind ? write_bitmap(kept, file, map, first, end)
+                     : put_bits(file, map, first, end, true);
+    /* Up to where it failed there is memory for it. */
+    if (r < 0 && kept->bitmap)
+        put_bits(file, map, first, end, false);
+    return r;
 }
 
 void
 sfs_map_file_cut(SfsMapFile *kept, SfsStoreFile *file, const SfsPageMap *map, uint64_t first,
                  uint64_t end)
 {
-    if (!kept->bitmap) {
+    if (sfs_page_map_count(map) == 0) {
+        sfs_map_file_clear(kept, file);
+    } else if (!kept->bitmap) {
         rewrite(kept, file, map);
-        return;
+    } else {
+        /* First the byte in which the cut lies, then the rest as a hole. */
+        put_bits(file, map, first, first + 1, false);
+        first = first / 8 + 1;
+        punch(file, SFS_MAP_FILE_OFFSET + (off_t)first,
+              SFS_MAP_FILE_OFFSET + (off_t)(first + end / 8 + 1));
     }
-    /* First the byte in which the cut lies, then the rest as a hole. */
-    put_bits(file, map, first, first + 1);
-    sfs_store_file_allocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                            SFS_MAP_FILE_OFFSET + (off_t)(first / 8 + 1), (off_t)(end / 8 + 1));
-    if (first == 0 && sfs_page_map_count(map) == 0) {
-        kept->bitmap = false;
-        rewrite(kept, file, map);
-    }
+}
+
+int
+sfs_map_file_clear(SfsMapFile *kept, SfsStoreFile *file)
+{
+    int r = punch(file, SFS_MAP_FILE_OFFSET, LIST_OFFSET + (off_t)SFS_PAGE_SIZE);
+
+    if (r == 0)
+        *kept = (SfsMapFile){0};
+    return r;
 }
 
 /* --- a later worker -------------------------------------------------------------------------- */

@@ -9,8 +9,10 @@
 #include "util.h"
 
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #define PAGE ((size_t)SFS_PAGE_SIZE)
@@ -880,6 +882,209 @@ test_allocated(void)
     stop(&rig);
 }
 
+/* --- maps that cannot be kept ----------------------------------------------------------------- */
+
+/* Data can be written, and nothing of the map. */
+#define NO_MAP ((rlim_t)1 << 30)
+
+/* Of a map that is a bitmap, what lies in the first leaf can be written. */
+#define ONE_LEAF ((rlim_t)MAP_OFFSET + PAGE)
+
+static void
+limit_files(rlim_t most)
+{
+    struct rlimit limit;
+
+    signal(SIGXFSZ, SIG_IGN);
+    g_assert_no_errno(getrlimit(RLIMIT_FSIZE, &limit));
+    limit.rlim_cur = most;
+    g_assert_no_errno(setrlimit(RLIMIT_FSIZE, &limit));
+}
+
+static ssize_t
+splice_write(Rig *rig, const uint8_t *bytes, size_t size, size_t offset)
+{
+    uint8_t unwanted[PAGE];
+    ssize_t n;
+
+    g_assert_cmpint(write(rig->pipe[1], bytes, size), ==, (ssize_t)size);
+    n = rig->view->ops->splice_write(rig->view, rig->pipe[0], size, (off_t)offset, 0);
+    while (read(rig->pipe[0], unwanted, sizeof unwanted) > 0)
+        ;
+    return n;
+}
+
+/* What would make these pages private, none of which is, and the first of which shows the base's
+ * data, is refused. Neither the view nor what a later worker would make of it has changed. */
+static void
+check_refused(Rig *rig, size_t offset, size_t length)
+{
+    const SfsBackingOps *ops = rig->view->ops;
+    g_autofree uint8_t *bytes = g_malloc(length);
+    uint64_t own = ops->private_bytes(rig->view);
+    off_t last = (off_t)(offset + length - PAGE);
+    SfsStoreUsage before, after;
+
+    fill(bytes, length);
+    /* As much memory as a map that came to nothing may take. */
+    ops->write(rig->view, bytes, length, (off_t)offset, 0);
+    sfs_store_usage(rig->store, &before);
+    g_assert_cmpint(ops->write(rig->view, bytes, length, (off_t)offset, 0), ==, -EFBIG);
+    g_assert_cmpint(ops->write(rig->view, bytes, 9, last + 7, 0), ==, -EFBIG);
+    g_assert_cmpint(splice_write(rig, bytes, length, offset), ==, -EFBIG);
+    g_assert_cmpint(ops->allocate(rig->view, PUNCH, (off_t)offset, (off_t)length), ==, -EFBIG);
+    g_assert_cmpint(ops->allocate(rig->view, PUNCH, last + 7, 9), ==, -EFBIG);
+    g_assert_cmpint(ops->write(rig->view, bytes, 9, (off_t)rig->model_size + (off_t)PAGE, 0), ==,
+                    -EFBIG);
+    sfs_store_usage(rig->store, &after);
+    g_assert_cmpuint(after.overlays, ==, before.overlays);
+    g_assert_cmpuint(ops->private_bytes(rig->view), ==, own);
+    check_stat(rig);
+    check_read(rig, offset - MIN(offset, PAGE), length + 2 * PAGE);
+    check_kept(rig, offset - MIN(offset, 64 * PAGE), offset + length + 64 * PAGE);
+    check_kept_count(rig);
+}
+
+/* What was stored to mappings already: whatever happens. */
+static void
+write_back(Rig *rig, size_t offset, size_t length)
+{
+    fill(rig->model + offset, length);
+    g_assert_cmpint(rig->view->ops->write(rig->view, rig->model + offset, length, (off_t)offset,
+                                          SFS_WRITE_BACK),
+                    ==, (ssize_t)length);
+    check_all(rig);
+}
+
+static void
+do_reset(Rig *rig)
+{
+    g_assert_cmpint(rig->view->ops->reset(rig->view, (off_t)rig->base_size), ==, 0);
+    model_resize(rig, 0);
+    model_resize(rig, rig->base_size);
+    memcpy(rig->model, rig->base_bytes, rig->base_size);
+    g_assert_cmpuint(rig->view->ops->private_bytes(rig->view), ==, 0);
+}
+
+/* Kept as a list. */
+static void
+test_map_refused(void)
+{
+    Rig rig = {0};
+
+    start(&rig, 0, 90 * PAGE, 100 * PAGE);
+    write_base(&rig, 0, 90 * PAGE);
+    open_view(&rig);
+
+    /* The first one that there would be, and one more. */
+    limit_files(NO_MAP);
+    check_refused(&rig, 0, 3 * PAGE);
+    check_refused(&rig, 60 * PAGE, PAGE);
+    limit_files(RLIM_INFINITY);
+    do_write(&rig, 20 * PAGE, 10 * PAGE);
+    limit_files(NO_MAP);
+    check_refused(&rig, 30 * PAGE, 2 * PAGE);
+    check_refused(&rig, 50 * PAGE, 2 * PAGE);
+
+    /* What is private already is not asked for again; within a write that is refused as a whole it
+     * may be written. */
+    do_write(&rig, 22 * PAGE, 3 * PAGE);
+    do_zero(&rig, PUNCH, 25 * PAGE + 9, 2 * PAGE);
+    g_assert_cmpint(rig.view->ops->write(rig.view, rig.base_bytes, 3 * PAGE, 18 * PAGE, 0), ==,
+                    -EFBIG);
+    memcpy(rig.model + 20 * PAGE, rig.base_bytes + 2 * PAGE, PAGE);
+    check_all(&rig);
+    check_kept(&rig, 0, rig.max);
+    check_kept_count(&rig);
+
+    /* What is cut stays so for a later worker as well. */
+    do_truncate(&rig, 24 * PAGE + 5);
+    check_kept(&rig, 0, rig.max);
+    do_truncate(&rig, 80 * PAGE);
+    check_kept(&rig, 0, rig.max);
+    do_reset(&rig);
+    check_all(&rig);
+    check_kept(&rig, 0, rig.max);
+    check_kept_count(&rig);
+
+    /* A page that was stored to is there at once, and kept with the next one. */
+    write_back(&rig, 70 * PAGE, 4 * PAGE);
+    write_back(&rig, 75 * PAGE + 8, 50);
+    g_assert_cmpint(rig.view->ops->write(rig.view, "x", 1, 0, 0), ==, -EFBIG);
+    check_all(&rig);
+    limit_files(RLIM_INFINITY);
+    do_write(&rig, 2 * PAGE, 9);
+    check_all(&rig);
+    check_kept(&rig, 0, rig.max);
+    check_kept_count(&rig);
+    close_view(&rig);
+    check_base(&rig);
+    stop(&rig);
+}
+
+/* One that is too long for a list, or becomes so. */
+static void
+test_map_refused_bitmap(void)
+{
+    static const size_t windows[] = {0, LEAF - 128 * PAGE, SIZE_MAX};
+    const size_t border = LEAF - 2 * PAGE;
+    Rig rig = {.windows = windows};
+
+    start(&rig, 0, LEAF + 100 * PAGE, LEAF + 200 * PAGE);
+    write_base(&rig, 0, 1200 * PAGE);
+    write_base(&rig, LEAF - 100 * PAGE, 200 * PAGE);
+    open_view(&rig);
+    for (size_t page = 0; page < 511; page++)
+        do_write(&rig, 2 * page * PAGE, PAGE);
+
+    /* It does not become one; and what an attempt has left does not count when it does. */
+    limit_files(ONE_LEAF);
+    check_refused(&rig, 1101 * PAGE, PAGE);
+    check_refused(&rig, border, 4 * PAGE);
+    limit_files(RLIM_INFINITY);
+    do_truncate(&rig, 1010 * PAGE);
+    do_truncate(&rig, rig.base_size);
+    for (int round = 0; round < 2; round++) {
+        for (size_t page = 0; page < 600; page++)
+            do_write(&rig, (2 * page + 1) * PAGE, PAGE);
+        check_kept(&rig, 0, 1300 * PAGE);
+        check_kept_count(&rig);
+        if (round == 0)
+            do_reset(&rig);
+    }
+
+    /* In a part that is kept already, in one that is not, and across both. */
+    limit_files(NO_MAP);
+    check_refused(&rig, 0, PAGE);
+    check_refused(&rig, LEAF + 9 * PAGE, 5 * PAGE);
+    limit_files(ONE_LEAF);
+    check_refused(&rig, border, 4 * PAGE);
+    do_write(&rig, border, 2 * PAGE);
+    check_refused(&rig, LEAF, 4 * PAGE);
+    check_kept(&rig, border - 64 * PAGE, rig.max);
+
+    write_back(&rig, LEAF + 8, 7 * PAGE);
+    limit_files(RLIM_INFINITY);
+    do_write(&rig, 2 * PAGE, 9);
+    check_all(&rig);
+    check_kept(&rig, 0, 1300 * PAGE);
+    check_kept(&rig, border - 64 * PAGE, rig.max);
+    check_kept_count(&rig);
+
+    limit_files(NO_MAP);
+    do_truncate(&rig, 3 * PAGE + 5);
+    do_truncate(&rig, rig.base_size);
+    check_kept(&rig, 0, 1300 * PAGE);
+    do_reset(&rig);
+    check_all(&rig);
+    check_kept(&rig, 0, 1300 * PAGE);
+    check_kept_count(&rig);
+    limit_files(RLIM_INFINITY);
+    close_view(&rig);
+    check_base(&rig);
+    stop(&rig);
+}
+
 /* --- threads ---------------------------------------------------------------------------------- */
 
 #define OLD 1
@@ -1184,6 +1389,8 @@ main(int argc, char **argv)
     g_test_add_func("/cow/model/empty", test_model_empty);
     g_test_add_func("/cow/model/large", test_model_large);
     g_test_add_func("/cow/model/limited", test_model_limited);
+    g_test_add_func("/cow/map-refused/list", test_map_refused);
+    g_test_add_func("/cow/map-refused/bitmap", test_map_refused_bitmap);
     g_test_add_func("/cow/threads/readers", test_readers);
     g_test_add_func("/cow/threads/writers", test_writers);
     g_test_add_func("/cow/threads/cut", test_cut);
