@@ -5,12 +5,14 @@ import errno
 import hashlib
 import mmap
 import os
+import resource
 import shutil
 import statistics
 import time
 
 import pytest
 
+from deaths import resumed
 from util import (GIB, KIB, MIB, PAGE, TIB, Child, View, call, eventually, extents, fallocate, mapped,
                   opened, pattern, punch, read, refused, write, write_all)
 
@@ -393,6 +395,37 @@ def test_mapped_stores_make_their_pages_private(mnt, large):
             view[at] = 1
         view.flush()
         assert 16 * PAGE <= private(fd) <= 16 * 2 * MIB     # the kernel may write back more than a page
+        view.close()
+
+
+def test_write_is_refused_where_a_later_worker_could_not_know_of_it(mnt, large):
+    """What was stored to a mapping is kept all the same, and for good with the next page."""
+    with opened(mnt.cow("large")) as fd:
+        os.pwrite(fd, b"kept", 5 * PAGE)
+        before = mnt.stats()
+        worker, none = before["worker_pid"], resource.RLIM_INFINITY
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, (4 * GIB, none))
+        for at, length in (PAGE, 9), (8 * PAGE, 64 * PAGE), (100 * PAGE, MIB // 2):
+            with refused(errno.EFBIG):
+                os.pwrite(fd, bytes(length), at)
+        with refused(errno.EFBIG):
+            punch(fd, PAGE, 3 * PAGE)
+        data = bytearray(pattern("large", MIB))
+        data[5 * PAGE:5 * PAGE + 4] = b"kept"
+        assert os.pread(fd, MIB, 0) == data
+        assert private(fd) == PAGE
+        view = mapped(fd, MIB)
+        view[7 * PAGE] = data[7 * PAGE] = data[7 * PAGE] ^ 255
+        view.flush()
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        assert os.pread(fd, MIB, 0) == data
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, (none, none))
+        os.pwrite(fd, b"more", 12 * PAGE)
+        data[12 * PAGE:12 * PAGE + 4] = b"more"
+        assert mnt.stats()["deaths"] == before["deaths"]
+        resumed(mnt)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        assert os.pread(fd, MIB, 0) == data
         view.close()
 
 
