@@ -341,6 +341,9 @@ write_pages(SfsCowBacking *self, const char *buf, int pipe, size_t size, off_t o
                  : sfs_store_file_splice(self->overlay, pipe, size, offset, force);
     if (n < 0)
         return n;
+    /* What the pipe has lost of a page cannot be written back any more. */
+    if (force && n % SFS_PAGE_SIZE != 0)
+        return -EIO;
     n -= n % SFS_PAGE_SIZE;
     if (n == 0)
         return -ENOSPC;
@@ -377,7 +380,7 @@ cow_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsig
             n = r < 0 ? r : (ssize_t)part;
         }
         if (n < 0)
-            return done > 0 ? (ssize_t)done : n;
+            return done > 0 && !force ? (ssize_t)done : n;
         done += (size_t)n;
     }
     return (ssize_t)done;

@@ -183,13 +183,16 @@ window_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, un
 {
     const FileBacking *self = window(backing);
     size_t fits = (size_t)within(self, offset, size);
+    bool back = how & SFS_WRITE_BACK;
+    ssize_t n;
 
     if (fits == 0)
-        return size == 0 ? 0 : -EFBIG;
+        return size == 0 || back ? (ssize_t)size : -EFBIG;
     /* Only where the window goes to the end of the file is that end its own. */
     if (self->length != 0)
         how &= ~(unsigned)SFS_WRITE_APPEND;
-    return file_write(backing, buf, fits, self->offset + offset, how);
+    n = file_write(backing, buf, fits, self->offset + offset, how);
+    return back && n == (ssize_t)fits ? (ssize_t)size : n;
 }
 
 static int

@@ -60,8 +60,8 @@ typedef struct {
     ssize_t (*write)(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsigned how);
 
     /* The same as write of bytes at the front of a pipe, whole pages of the backing, with no flag
-     * but SFS_WRITE_BACK. How many it has taken from the pipe is undefined unless it took all.
-     * NULL: it cannot. */
+     * but SFS_WRITE_BACK. With that it has taken from the pipe just as many as it returns, unless
+     * it took all or failed. NULL: it cannot. */
     ssize_t (*splice_write)(SfsBacking *backing, int pipe, size_t size, off_t offset, unsigned how);
 
     /* As ftruncate(2). Required. */

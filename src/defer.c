@@ -91,7 +91,7 @@ push(SfsMount *mount, const struct fuse_buf *buf, SfsWaitFor what)
     Deferred *deferred = g_new0(Deferred, 1);
 
     /* All of it, wherever it is. */
-    sfs_reader_load();
+    sfs_reader_load(0);
     deferred->mount = mount;
     deferred->buf = *buf;
     deferred->buf.mem = g_memdup2(buf->mem, buf->size);

@@ -244,6 +244,23 @@ drop_privileges(fuse_req_t req, fuse_ino_t ino, bool by_stranger)
         sfs_section_drop_privileges(sfs_op_mount(req), &target, by_stranger ? &caller : NULL);
 }
 
+/* When the kernel writes back, it takes whatever is not an error for all of it. @done of it is
+ * there; the rest is in memory. */
+static ssize_t
+finish_write_back(SfsMount *mount, SfsHandle *handle, const char *buf, size_t size, off_t offset,
+                  size_t done)
+{
+    while (done < size) {
+        ssize_t n = sfs_section_write(mount, handle, buf + done, -1, size - done,
+                                      offset + (off_t)done, SFS_WRITE_BACK);
+
+        if (n <= 0)
+            return n < 0 ? n : -EIO;
+        done += (size_t)n;
+    }
+    return (ssize_t)size;
+}
+
 void
 sfs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t offset,
              struct fuse_file_info *fi)
@@ -265,15 +282,19 @@ sfs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t
               ((fi->flags & O_SYNC) == O_SYNC ? SFS_WRITE_SYNC : 0);
     }
     if (pipe < 0 || !sfs_section_can_splice(handle, size, offset, how)) {
-        sfs_reader_load();
+        sfs_reader_load(0);
         pipe = -1;
     }
     n = sfs_section_write(sfs_op_mount(req), handle, pipe < 0 ? buf : NULL, pipe, size, offset,
                           how);
     if (n == -EINVAL && pipe >= 0) {
         /* Not every real file takes bytes from a pipe. */
-        sfs_reader_load();
+        sfs_reader_load(0);
         n = sfs_section_write(sfs_op_mount(req), handle, buf, -1, size, offset, how);
+    }
+    if (how & SFS_WRITE_BACK && n >= 0 && (size_t)n < size) {
+        sfs_reader_load((size_t)n);
+        n = finish_write_back(sfs_op_mount(req), handle, buf, size, offset, (size_t)n);
     }
     if (n < 0)
         fuse_reply_err(req, (int)-n);

@@ -183,11 +183,11 @@ sfs_reader_pipe(void)
 }
 
 void
-sfs_reader_load(void)
+sfs_reader_load(size_t taken)
 {
     if (sfs_reader_pipe() < 0)
         return;
-    take(mine, HEADERS, mine->behind);
+    take(mine, HEADERS + taken, mine->behind - taken);
     mine->behind = 0;
 }
 

@@ -34,8 +34,9 @@ ssize_t sfs_reader_next(SfsReader *reader, int device, void **request);
  * splices them takes them from the front, and need not take them all. */
 int sfs_reader_pipe(void);
 
-/* Brings them to where they would have been in memory. */
-void sfs_reader_load(void);
+/* Brings them to where they would have been in memory, but for the first @taken, which somebody has
+ * taken out of the pipe. */
+void sfs_reader_load(size_t taken);
 
 /* --- of the calling thread's replies --------------------------------------------------------- */
 

@@ -101,7 +101,7 @@ read_all(SfsResume *resume, int device)
             break;
         if (n == 0)
             continue;
-        sfs_reader_load();
+        sfs_reader_load(0);
         in = request;
         more = in->unique & SFS_REQUEST_AGAIN || goes_first(in->opcode);
         if (in->unique & SFS_REQUEST_AGAIN) {
