@@ -89,12 +89,15 @@ static ssize_t
 copy_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsigned how)
 {
     CopyBacking *self = copy(backing);
+    size_t fits = size;
     int r;
 
     if (self->file != NULL)
         return sfs_store_file_write(self->file, buf, size, offset, how & SFS_WRITE_BACK);
     sfs_crew_will_wait();
-    r = sfs_pwrite_full(self->fd, buf, size, offset);
+    if (how & SFS_WRITE_BACK)
+        fits = sfs_below_end(self->fd, size, offset);
+    r = sfs_pwrite_full(self->fd, buf, fits, offset);
     return r < 0 ? r : (ssize_t)size;
 }
 

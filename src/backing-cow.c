@@ -284,14 +284,42 @@ cow_accessed(SfsBacking *backing)
 
 /* --- writing --------------------------------------------------------------------------------- */
 
-int
-sfs_cow_write_in_page(SfsCowBacking *self, const char *buf, size_t size, off_t offset, bool force)
+/* Writes within a page, of which @page is what the base has where it is not private. Lock held. */
+static int
+put_in_page(SfsCowBacking *self, char *page, const char *buf, size_t size, off_t offset, bool force)
 {
     uint64_t number = sfs_cow_page_of(offset);
-    size_t in_page = (size_t)offset % SFS_PAGE_SIZE;
+    bool is_private = sfs_page_map_has(self->map, number);
+    ssize_t n;
+    int r = sfs_cow_need_overlay(self);
+
+    if (r < 0)
+        return r;
+    if (!is_private) {
+        memcpy(page + (size_t)offset % SFS_PAGE_SIZE, buf, size);
+        n = sfs_store_file_write(self->overlay, page, SFS_PAGE_SIZE, sfs_cow_start_of(number),
+                                 force);
+    } else {
+        n = sfs_store_file_write(self->overlay, buf, size, offset, force);
+    }
+    if (n < 0)
+        return (int)n;
+    if (!is_private)
+        r = sfs_cow_make_private(self, number, number + 1, force);
+    if (r < 0)
+        return r;
+    sfs_cow_grow_to(self, offset + (off_t)size);
+    sfs_cow_modified(self);
+    return 0;
+}
+
+int
+sfs_cow_write_in_page(SfsCowBacking *self, const char *buf, size_t size, off_t offset, bool force,
+                      bool within)
+{
+    uint64_t number = sfs_cow_page_of(offset);
     char page[SFS_PAGE_SIZE];
     bool have_page = false;
-    ssize_t n;
     int r = 0;
 
     g_mutex_lock(&self->lock);
@@ -307,21 +335,10 @@ sfs_cow_write_in_page(SfsCowBacking *self, const char *buf, size_t size, off_t o
         /* Cut or committed meanwhile: what was read may show what is gone, or not what has come. */
         have_page = cuts == self->cuts;
     }
-    r = sfs_cow_need_overlay(self);
-    if (r == 0 && sfs_page_map_has(self->map, number)) {
-        n = sfs_store_file_write(self->overlay, buf, size, offset, force);
-        r = n < 0 ? (int)n : 0;
-    } else if (r == 0) {
-        memcpy(page + in_page, buf, size);
-        n = sfs_store_file_write(self->overlay, page, sizeof page, sfs_cow_start_of(number), force);
-        r = n < 0 ? (int)n : 0;
-        if (r == 0)
-            r = sfs_cow_make_private(self, number, number + 1, force);
-    }
-    if (r == 0) {
-        sfs_cow_grow_to(self, offset + (off_t)size);
-        sfs_cow_modified(self);
-    }
+    if (within)
+        size = below_end(self, size, offset);
+    if (size > 0)
+        r = put_in_page(self, page, buf, size, offset, force);
     g_mutex_unlock(&self->lock);
     return r;
 }
@@ -333,8 +350,13 @@ write_pages(SfsCowBacking *self, const char *buf, int pipe, size_t size, off_t o
 {
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
     ssize_t n;
-    int r = sfs_cow_need_overlay(self);
+    int r;
 
+    if (force)
+        size = below_end(self, size, offset) / SFS_PAGE_SIZE * SFS_PAGE_SIZE;
+    if (size == 0)
+        return 0;
+    r = sfs_cow_need_overlay(self);
     if (r < 0)
         return r;
     n = pipe < 0 ? sfs_store_file_write(self->overlay, buf, size, offset, force)
@@ -367,15 +389,17 @@ cow_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsig
     while (done < size) {
         const char *from = (const char *)buf + done;
         off_t at = offset + (off_t)done;
-        size_t rest = size - done;
+        size_t rest = force ? below_end(self, size - done, at) : size - done;
         size_t in_page = (size_t)at % SFS_PAGE_SIZE;
         ssize_t n;
 
+        if (rest == 0)
+            break;
         if (in_page == 0 && rest >= SFS_PAGE_SIZE) {
             n = write_pages(self, from, -1, rest - rest % SFS_PAGE_SIZE, at, force);
         } else {
             size_t part = MIN(rest, SFS_PAGE_SIZE - in_page);
-            int r = sfs_cow_write_in_page(self, from, part, at, force);
+            int r = sfs_cow_write_in_page(self, from, part, at, force, force);
 
             n = r < 0 ? r : (ssize_t)part;
         }
@@ -383,7 +407,7 @@ cow_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsig
             return done > 0 && !force ? (ssize_t)done : n;
         done += (size_t)n;
     }
-    return (ssize_t)done;
+    return (ssize_t)size;
 }
 
 static ssize_t

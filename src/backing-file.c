@@ -12,7 +12,30 @@
 typedef struct {
     SfsFdBacking common;
     off_t offset, length; /* of a window; length 0: to the end of the file */
+    GMutex end;           /* held while it is truncated, and while bytes are written back */
 } FileBacking;
+
+static FileBacking *
+file(SfsBacking *backing)
+{
+    return (FileBacking *)backing;
+}
+
+/* Of what is written back, how much is below the end of the file, which this section does not lower
+ * before it is written. Others, past the mount, cannot be kept from that: what they cut off in this
+ * moment may come back. Who waits for the lock would wait in the kernel for the file's own. */
+static size_t
+begin_write_back(SfsBacking *backing, size_t size, off_t offset)
+{
+    g_mutex_lock(&file(backing)->end);
+    return sfs_below_end(sfs_fd_backing_fd(backing), size, offset);
+}
+
+static void
+end_write_back(SfsBacking *backing)
+{
+    g_mutex_unlock(&file(backing)->end);
+}
 
 static ssize_t
 file_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
@@ -40,6 +63,7 @@ file_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsi
 {
     int flags = (how & SFS_WRITE_APPEND ? RWF_APPEND : 0) |
                 (how & SFS_WRITE_DATA_SYNC ? RWF_DSYNC : 0) | (how & SFS_WRITE_SYNC ? RWF_SYNC : 0);
+    bool back = how & SFS_WRITE_BACK;
     struct iovec iov = {(void *)buf, size};
     ssize_t n;
 
@@ -47,23 +71,40 @@ file_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsi
         sfs_crew_will_wait();
     else
         sfs_crew_may_wait();
+    if (back)
+        iov.iov_len = begin_write_back(backing, size, offset);
     do {
         n = pwritev2(sfs_fd_backing_fd(backing), &iov, 1, offset, flags);
     } while (n < 0 && errno == EINTR);
-    return n >= 0 ? n : -errno;
+    n = n >= 0 ? n : -errno;
+    if (back)
+        end_write_back(backing);
+    return n == (ssize_t)iov.iov_len ? (ssize_t)size : n;
 }
 
 static ssize_t
 file_splice_write(SfsBacking *backing, int pipe, size_t size, off_t offset, unsigned how)
 {
+    bool back = how & SFS_WRITE_BACK;
+    size_t fits = size;
+    ssize_t n;
+
     sfs_crew_may_wait();
-    return sfs_splice_full(pipe, sfs_fd_backing_fd(backing), size, offset);
+    if (back)
+        fits = begin_write_back(backing, size, offset);
+    n = sfs_splice_full(pipe, sfs_fd_backing_fd(backing), fits, offset);
+    if (back)
+        end_write_back(backing);
+    return n == (ssize_t)fits ? (ssize_t)size : n;
 }
 
 static int
 file_truncate(SfsBacking *backing, off_t size)
 {
+    g_autoptr(GMutexLocker) locker = NULL;
+
     sfs_crew_will_wait();
+    locker = g_mutex_locker_new(&file(backing)->end);
     return ftruncate(sfs_fd_backing_fd(backing), size) == 0 ? 0 : -errno;
 }
 
@@ -88,6 +129,7 @@ static void
 file_free(SfsBacking *backing)
 {
     close(sfs_fd_backing_fd(backing));
+    g_mutex_clear(&file(backing)->end);
     g_free(backing);
 }
 
@@ -109,23 +151,24 @@ static const SfsBackingOps file_ops = {
     .free = file_free,
 };
 
-SfsBacking *
-sfs_backing_file_new(int fd)
+static FileBacking *
+new_backing(const SfsBackingOps *ops, int fd)
 {
     FileBacking *new = g_new0(FileBacking, 1);
 
-    sfs_backing_init(&new->common.base, &file_ops);
+    sfs_backing_init(&new->common.base, ops);
     new->common.fd = fd;
-    return &new->common.base;
+    g_mutex_init(&new->end);
+    return new;
+}
+
+SfsBacking *
+sfs_backing_file_new(int fd)
+{
+    return &new_backing(&file_ops, fd)->common.base;
 }
 
 /* --- windows --------------------------------------------------------------------------------- */
-
-static FileBacking *
-window(SfsBacking *backing)
-{
-    return (FileBacking *)backing;
-}
 
 /* How many of the bytes [offset, offset + size) of a window are in it, as far as its length goes.
  */
@@ -140,7 +183,7 @@ within(const FileBacking *self, off_t offset, uint64_t size)
 static int
 window_stat(SfsBacking *backing, struct stat *st)
 {
-    const FileBacking *self = window(backing);
+    const FileBacking *self = file(backing);
     int r = sfs_fd_backing_stat(backing, st);
     off_t size = MAX(st->st_size - self->offset, 0);
 
@@ -154,7 +197,7 @@ window_stat(SfsBacking *backing, struct stat *st)
 static ssize_t
 window_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
 {
-    const FileBacking *self = window(backing);
+    const FileBacking *self = file(backing);
 
     size = (size_t)within(self, offset, size);
     return size > 0 ? file_read(backing, buf, size, self->offset + offset) : 0;
@@ -163,7 +206,7 @@ window_read(SfsBacking *backing, void *buf, size_t size, off_t offset)
 static ssize_t
 window_read_quietly(SfsBacking *backing, void *buf, size_t size, off_t offset)
 {
-    const FileBacking *self = window(backing);
+    const FileBacking *self = file(backing);
 
     size = (size_t)within(self, offset, size);
     return size > 0 ? file_read_quietly(backing, buf, size, self->offset + offset) : 0;
@@ -172,7 +215,7 @@ window_read_quietly(SfsBacking *backing, void *buf, size_t size, off_t offset)
 static ssize_t
 window_splice_read(SfsBacking *backing, int pipe, size_t size, off_t offset)
 {
-    const FileBacking *self = window(backing);
+    const FileBacking *self = file(backing);
 
     size = (size_t)within(self, offset, size);
     return size > 0 ? file_splice_read(backing, pipe, size, self->offset + offset) : 0;
@@ -181,7 +224,7 @@ window_splice_read(SfsBacking *backing, int pipe, size_t size, off_t offset)
 static ssize_t
 window_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsigned how)
 {
-    const FileBacking *self = window(backing);
+    const FileBacking *self = file(backing);
     size_t fits = (size_t)within(self, offset, size);
     bool back = how & SFS_WRITE_BACK;
     ssize_t n;
@@ -198,7 +241,7 @@ window_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, un
 static int
 window_truncate(SfsBacking *backing, off_t size)
 {
-    const FileBacking *self = window(backing);
+    const FileBacking *self = file(backing);
     struct stat st;
     int r = window_stat(backing, &st);
 
@@ -214,7 +257,7 @@ window_truncate(SfsBacking *backing, off_t size)
 static int
 window_allocate(SfsBacking *backing, int mode, off_t offset, off_t length)
 {
-    const FileBacking *self = window(backing);
+    const FileBacking *self = file(backing);
     uint64_t fits = within(self, offset, (uint64_t)length);
 
     if (mode & FALLOC_FL_KEEP_SIZE && mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))
@@ -227,7 +270,7 @@ window_allocate(SfsBacking *backing, int mode, off_t offset, off_t length)
 static off_t
 window_seek(SfsBacking *backing, off_t offset, int whence)
 {
-    const FileBacking *self = window(backing);
+    const FileBacking *self = file(backing);
     struct stat st;
     off_t at;
     int r = window_stat(backing, &st);
@@ -265,10 +308,8 @@ static const SfsBackingOps window_ops = {
 SfsBacking *
 sfs_backing_window_new(int fd, off_t offset, off_t length)
 {
-    FileBacking *new = g_new0(FileBacking, 1);
+    FileBacking *new = new_backing(&window_ops, fd);
 
-    sfs_backing_init(&new->common.base, &window_ops);
-    new->common.fd = fd;
     new->offset = offset;
     new->length = length;
     return &new->common.base;

@@ -23,7 +23,8 @@ typedef struct SfsBacking SfsBacking;
 /* How to write. */
 enum {
     /* The bytes are those of a mapped page and were stored to already: the store's limit must not
-     * refuse them. */
+     * refuse them. The size stays as it is: where O_TRUNC cuts the file while the kernel writes
+     * back, requests with what is gone come after that. Bytes beyond the end count as written. */
     SFS_WRITE_BACK = 1 << 0,
     /* At the end of the file, wherever that is by now; @offset is where the kernel believes it to
      * be, and only where others write the file as well can that be wrong. */
@@ -61,7 +62,8 @@ typedef struct {
 
     /* The same as write of bytes at the front of a pipe, whole pages of the backing, with no flag
      * but SFS_WRITE_BACK. With that it has taken from the pipe just as many as it returns, unless
-     * it took all or failed. NULL: it cannot. */
+     * it took all or failed, and may return 0 where the end of the file is within the first page.
+     * NULL: it cannot. */
     ssize_t (*splice_write)(SfsBacking *backing, int pipe, size_t size, off_t offset, unsigned how);
 
     /* As ftruncate(2). Required. */

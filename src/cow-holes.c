@@ -151,7 +151,9 @@ zero_in_page(SfsCowBacking *self, off_t from, off_t end)
 {
     static const char zeros[SFS_PAGE_SIZE];
 
-    return from < end ? sfs_cow_write_in_page(self, zeros, (size_t)(end - from), from, false) : 0;
+    if (from >= end)
+        return 0;
+    return sfs_cow_write_in_page(self, zeros, (size_t)(end - from), from, false, true);
 }
 
 /* Makes [offset, end) read as zeros; does not change the size. */

@@ -89,9 +89,10 @@ sfs_cow_end_cut(SfsCowBacking *self)
 /* --- backing-cow.c, lock not held ------------------------------------------------------------ */
 
 /* Writes within one page, completing it from the base where it is not private yet. 0 or a negative
- * errno: all of it or nothing. @force: whatever the limit says. */
+ * errno: all of it or nothing. @force: whatever the limit says. @within: only what is below the end
+ * by then. */
 int sfs_cow_write_in_page(SfsCowBacking *self, const char *buf, size_t size, off_t offset,
-                          bool force);
+                          bool force, bool within);
 
 /* --- hooks of backing.h that other files have ------------------------------------------------ */
 

@@ -580,16 +580,13 @@ put(SfsStoreFile *file, const void *buf, int pipe, size_t size, off_t offset)
     return r < 0 ? r : (ssize_t)size;
 }
 
+/* File locked. */
 static ssize_t
-write_from(SfsStoreFile *file, const void *buf, int pipe, size_t size, off_t offset, bool force)
+put_counted(SfsStoreFile *file, const void *buf, int pipe, size_t size, off_t offset, bool force)
 {
-    g_autoptr(GMutexLocker) locker = NULL;
     uint64_t charged = covered(offset, size);
     ssize_t n;
 
-    if (!file->counted)
-        return put(file, buf, pipe, size, offset);
-    locker = g_mutex_locker_new(&file->lock);
     if (charge_generously(file, charged)) {
         n = put(file, buf, pipe, size, offset);
         settle_generous(file, charged);
@@ -605,6 +602,26 @@ write_from(SfsStoreFile *file, const void *buf, int pipe, size_t size, off_t off
     n = put(file, buf, pipe, size, offset);
     settle(file, charged);
     return n;
+}
+
+static ssize_t
+write_from(SfsStoreFile *file, const void *buf, int pipe, size_t size, off_t offset, bool force)
+{
+    g_autoptr(GMutexLocker) locker = NULL;
+    size_t fits = size;
+    ssize_t n;
+
+    if (file->counted || force)
+        locker = g_mutex_locker_new(&file->lock);
+    /* Nobody truncates it now. An overlay ends where its view says. */
+    if (force && file->use == SFS_STORE_SECTION) {
+        fits = sfs_below_end(file->fd, size, offset);
+        if (fits == 0)
+            return (ssize_t)size;
+    }
+    n = file->counted ? put_counted(file, buf, pipe, fits, offset, force)
+                      : put(file, buf, pipe, fits, offset);
+    return n == (ssize_t)fits ? (ssize_t)size : n;
 }
 
 ssize_t

@@ -62,7 +62,8 @@ int sfs_store_file_fd(const SfsStoreFile *file);
 uint32_t sfs_store_file_slot(const SfsStoreFile *file);
 
 /* As pwrite(2): bytes written, short where only part of it fits into the limit, or -ENOSPC when
- * nothing does. @force: accept it above the limit. */
+ * nothing does. @force: accept it above the limit; what is beyond the end of a section's file is
+ * left out then, and counts as written (SFS_WRITE_BACK). */
 ssize_t sfs_store_file_write(SfsStoreFile *file, const void *buf, size_t size, off_t offset,
                              bool force);
 

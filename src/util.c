@@ -122,6 +122,16 @@ sfs_pwrite_full(int fd, const void *buf, size_t size, off_t offset)
     return 0;
 }
 
+size_t
+sfs_below_end(int fd, size_t size, off_t offset)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) != 0)
+        return size;
+    return offset >= st.st_size ? 0 : (size_t)MIN((uint64_t)size, (uint64_t)(st.st_size - offset));
+}
+
 /* NULL: of a pipe. */
 static ssize_t
 splice_full(int from, off_t *from_offset, int to, off_t *to_offset, size_t size)

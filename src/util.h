@@ -31,6 +31,10 @@ bool sfs_atime_is_due(struct timespec atime, struct timespec mtime, struct times
 ssize_t sfs_pread_full(int fd, void *buf, size_t size, off_t offset);
 int sfs_pwrite_full(int fd, const void *buf, size_t size, off_t offset);
 
+/* How many of @size bytes from @offset on are below the end of a file, as far as that can be told.
+ */
+size_t sfs_below_end(int fd, size_t size, off_t offset);
+
 /* Writes @size bytes from the front of a pipe that has them: bytes, fewer where the file took no
  * more; a negative errno if none. */
 ssize_t sfs_splice_full(int pipe, int fd, size_t size, off_t offset);

@@ -486,8 +486,11 @@ do_write(Rig *rig, size_t offset, size_t length)
     }
     g_assert_cmpint(n, >, 0);
     g_assert_cmpint(n, <=, (ssize_t)length);
+    if (force)
+        n = (ssize_t)(MIN(offset + length, MAX(rig->model_size, offset)) - offset);
     memcpy(rig->model + offset, bytes, (size_t)n);
-    rig->model_size = MAX(rig->model_size, offset + (size_t)n);
+    if (n > 0)
+        rig->model_size = MAX(rig->model_size, offset + (size_t)n);
 }
 
 static void
@@ -794,6 +797,66 @@ test_refused(void)
                     MAP_OFFSET - (off_t)PAGE);
     g_assert_cmpint(rig.view->ops->truncate(rig.view, 100), ==, 0);
     g_assert_cmpuint(rig.view->ops->private_bytes(rig.view), ==, 0);
+    check_all(&rig);
+    close_view(&rig);
+    stop(&rig);
+}
+
+/* What a pipe brings back, of pages from the first on: how many bytes are taken from it for that.
+ */
+static ssize_t
+splice_back(Rig *rig, size_t first, size_t pages, char byte, ssize_t *taken)
+{
+    g_autofree char *bytes = g_malloc(pages * PAGE), *left = g_malloc(pages * PAGE);
+    ssize_t n, rest;
+
+    memset(bytes, byte, pages * PAGE);
+    g_assert_cmpint(write(rig->pipe[1], bytes, pages * PAGE), ==, (ssize_t)(pages * PAGE));
+    n = rig->view->ops->splice_write(rig->view, rig->pipe[0], pages * PAGE, (off_t)(first * PAGE),
+                                     SFS_WRITE_BACK);
+    rest = read(rig->pipe[0], left, pages * PAGE);
+    *taken = (ssize_t)(pages * PAGE) - MAX(rest, 0);
+    for (size_t i = 0; n > 0 && i < (size_t)n; i++)
+        rig->model[first * PAGE + i] = (uint8_t)byte;
+    return n;
+}
+
+/* What is written back comes late when the file was cut meanwhile. */
+static void
+test_write_back(void)
+{
+    static char bytes[4 * PAGE];
+    Rig rig = {0};
+    ssize_t taken;
+
+    start(&rig, 0, 8 * PAGE, 8 * PAGE);
+    open_view(&rig);
+    memset(bytes, 'w', sizeof bytes);
+    do_truncate(&rig, 0);
+    g_assert_cmpint(rig.view->ops->write(rig.view, bytes, sizeof bytes, 0, SFS_WRITE_BACK), ==,
+                    sizeof bytes);
+    g_assert_cmpint(rig.view->ops->write(rig.view, bytes, 10, 5, SFS_WRITE_BACK), ==, 10);
+    g_assert_cmpint(splice_back(&rig, 0, 2, 's', &taken), ==, 0);
+    g_assert_cmpint(taken, ==, 0);
+    g_assert_cmpuint(rig.rec->size, ==, 0);
+    g_assert_cmpuint(rig.view->ops->private_bytes(rig.view), ==, 0);
+    check_all(&rig);
+
+    /* In the middle of a page, and in the middle of what comes. */
+    do_truncate(&rig, 2 * PAGE + 7);
+    check_all(&rig);
+    g_assert_cmpint(rig.view->ops->write(rig.view, bytes, sizeof bytes, 10, SFS_WRITE_BACK), ==,
+                    sizeof bytes);
+    memset(rig.model + 10, 'w', 2 * PAGE + 7 - 10);
+    check_all(&rig);
+    g_assert_cmpint(splice_back(&rig, 0, 4, 's', &taken), ==, 2 * PAGE);
+    g_assert_cmpint(taken, ==, 2 * PAGE);
+    g_assert_cmpint(splice_back(&rig, 2, 2, 't', &taken), ==, 0);
+    g_assert_cmpint(splice_back(&rig, 3, 2, 'u', &taken), ==, 0);
+    g_assert_cmpint(splice_back(&rig, 1, 1, 'v', &taken), ==, PAGE);
+    g_assert_cmpuint(rig.rec->size, ==, 2 * PAGE + 7);
+    check_all(&rig);
+    do_truncate(&rig, 5 * PAGE);
     check_all(&rig);
     close_view(&rig);
     stop(&rig);
@@ -1382,6 +1445,7 @@ main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/cow/untouched", test_untouched);
     g_test_add_func("/cow/refused", test_refused);
+    g_test_add_func("/cow/write-back", test_write_back);
     g_test_add_func("/cow/times", test_times);
     g_test_add_func("/cow/base-cut", test_base_cut);
     g_test_add_func("/cow/two-views", test_two_views);
