@@ -14,7 +14,7 @@
 /* What a key is of, and how it is set. */
 enum {
     OF_DIRECTORIES = 1 << 0, /* too: there it is what is handed down */
-    MAY_SCAN = 1 << 1,       /* getting it looks through /proc */
+    MAY_SCAN = 1 << 1,       /* getting it looks through /proc, or all handles */
     MAY_WAIT = 1 << 2,       /* setting it waits for closes on their way */
     OPENS_PATH = 1 << 3,     /* setting it waits for this very mount */
     RENEWS = 1 << 4,         /* its names mean another nodeid once it is set */
@@ -252,6 +252,16 @@ get_private(const Key *key, SfsMount *mount, const SfsTarget *target, GString *v
     return true;
 }
 
+static bool
+get_viewers(const Key *key, SfsMount *mount, const SfsTarget *target, GString *value)
+{
+    if (!sfs_target_is_view(target))
+        return false;
+    if (value != NULL)
+        g_string_append_printf(value, "%u", sfs_section_viewers(mount, target));
+    return true;
+}
+
 #define POLICY(name, key, normal)                                                                  \
     {                                                                                              \
         name, OF_DIRECTORIES | MAY_WAIT, get_policy, set_policy, NULL, normal, key                 \
@@ -277,6 +287,7 @@ static const Key keys[] = {
     {"resident", 0, get_memory, NULL, NULL, NULL, 0},
     {"swapped", 0, get_memory, NULL, NULL, NULL, 0},
     {"private", 0, get_private, NULL, NULL, NULL, 0},
+    {"viewers", MAY_SCAN, get_viewers, NULL, NULL, NULL, 0},
 };
 
 /* Whether what the target is has this key at all. */

@@ -189,6 +189,10 @@ off_t sfs_section_lock_offset(SfsMount *mount, const SfsHandle *handle);
  * AGE". Looks through /proc, and so may wait. */
 void sfs_section_holders(SfsMount *mount, const SfsTarget *target, GString *text);
 
+/* How many handles there are on the view that @target is; 0 when nobody has that open. Looks
+ * through all handles. */
+unsigned sfs_section_viewers(SfsMount *mount, const SfsTarget *target);
+
 /* Bytes of it that are in memory, and in swap. False: the kernel does not say. */
 bool sfs_section_memory(SfsMount *mount, const SfsTarget *target, uint64_t *resident,
                         uint64_t *swapped);

@@ -50,6 +50,30 @@ def test_opens_counts_the_handles(mnt):
     mnt.run(body)
 
 
+@every_mode
+def test_viewers_counts_the_handles_of_one_view(mnt):
+    def body():
+        write(mnt / "x", b"data")
+        assert attribute(mnt.cow("x"), "viewers") == "0"
+        with opened(mnt.cow("x")) as one, opened(mnt.cow("x")) as two:
+            assert attribute(one, "viewers") == attribute(two, "viewers") == "1"
+            assert attribute(mnt.cow("x"), "viewers") == "0"        # that would be a third view
+            with opened(f"/proc/self/fd/{one}", os.O_RDONLY) as again:
+                assert attribute(one, "viewers") == attribute(again, "viewers") == "2"
+                assert attribute(two, "viewers") == "1"
+            eventually(lambda: attribute(one, "viewers") == "1")
+        assert "user.section.viewers" not in listed(mnt / "x")
+        with refused(errno.ENODATA):
+            attribute(mnt / "x", "viewers")
+        os.setxattr(mnt / "x", "user.section.protect", b"writecopy")
+        os.setxattr(mnt / "x", "user.section.cow", b"section")
+        assert attribute(mnt / "x", "viewers") == "0"
+        with opened(mnt / "x"), opened(mnt / "x"):
+            assert attribute(mnt / "x", "viewers") == "2"
+        eventually(lambda: attribute(mnt / "x", "viewers") == "0")
+    mnt.run(body)
+
+
 def test_attributes_can_be_read_through_a_descriptor(mnt):
     write(mnt / "x", bytes(5000))
     with opened(mnt / "x", os.O_RDONLY) as fd:
