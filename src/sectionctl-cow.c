@@ -16,18 +16,25 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define BUFFER ((size_t)1 << 20)
-#define BAR 40
-
 enum {
     EXIT_USAGE = 2,
 };
+
+bool
+sectionctl_cow_fail(GError **error, const char *verb, const char *name, int code, const char *why)
+{
+    if (why == NULL && (code == ENOTCONN || code == ECONNABORTED))
+        why = "the sectionfs daemon of its mount is gone";
+    g_set_error(error, SC_ERROR, code, "%s %s: %s", verb, name,
+                why != NULL ? why : g_strerror(code));
+    return false;
+}
 
 static int
 fail(GError **error, const char *verb, const char *path)
 {
     int code = errno;
-    const char *why = g_strerror(code);
+    const char *why = NULL;
 
     switch (code) {
     case ENOTTY:
@@ -43,7 +50,7 @@ fail(GError **error, const char *verb, const char *path)
     default:
         break;
     }
-    g_set_error(error, SC_ERROR, code, "%s %s: %s", verb, path, why);
+    sectionctl_cow_fail(error, verb, path, code, why);
     return EXIT_FAILURE;
 }
 
@@ -78,84 +85,6 @@ change(int fd, const char *verb, const char *view, GError **error)
     return ioctl(fd, request) == 0 ? EXIT_SUCCESS : fail(error, verb, view);
 }
 
-/* --- export ---------------------------------------------------------------------------------- */
-
-static void
-show_progress(off_t done, off_t size, bool shown)
-{
-    int filled = size > 0 ? (int)((double)done / (double)size * BAR) : BAR;
-
-    if (shown)
-        fprintf(stderr, "\r[%.*s%*s] %3d%%", filled, "########################################",
-                BAR - filled, "", size > 0 ? (int)((double)done / (double)size * 100) : 100);
-}
-
-/* False with errno: it failed. */
-static bool
-copy_range(int in, int out, off_t at, off_t end, char *buffer)
-{
-    while (at < end) {
-        ssize_t got = pread(in, buffer, MIN((size_t)(end - at), BUFFER), at), put;
-
-        if (got <= 0)
-            return got == 0;
-        for (ssize_t done = 0; done < got; done += put) {
-            put = pwrite(out, buffer + done, (size_t)(got - done), at + done);
-            if (put < 0)
-                return false;
-        }
-        at += got;
-    }
-    return true;
-}
-
-static bool
-copy_data(int in, int out, off_t size)
-{
-    g_autofree char *buffer = g_malloc(BUFFER);
-    bool shown = isatty(STDERR_FILENO);
-    off_t at = 0;
-
-    while (at < size) {
-        off_t data = lseek(in, at, SEEK_DATA), hole;
-
-        if (data < 0)
-            break;
-        hole = lseek(in, data, SEEK_HOLE);
-        if (hole < 0)
-            return false;
-        /* A piece at a time, for the one who looks on. */
-        for (at = data; at < hole; at = MIN(hole, at + (off_t)(16 * BUFFER))) {
-            show_progress(at, size, shown);
-            if (!copy_range(in, out, at, MIN(hole, at + (off_t)(16 * BUFFER)), buffer))
-                return false;
-        }
-    }
-    show_progress(size, size, shown);
-    if (shown)
-        fputc('\n', stderr);
-    return ftruncate(out, size) == 0;
-}
-
-static int export(int fd, const char *view, const char *file, GError **error)
-{
-    struct stat st;
-    int out, status = EXIT_SUCCESS;
-
-    if (fstat(fd, &st) != 0)
-        return fail(error, "export", view);
-    out = open(file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, st.st_mode & 0666);
-    if (out < 0)
-        return fail(error, "export", file);
-    if (!copy_data(fd, out, st.st_size))
-        status = fail(error, "export", file);
-    if (close(out) != 0 && status == EXIT_SUCCESS)
-        status = fail(error, "export", file);
-    if (status != EXIT_SUCCESS)
-        unlink(file);
-    return status;
-}
-
 /* --- the command ----------------------------------------------------------------------------- */
 
 static int
@@ -186,8 +115,10 @@ sectionctl_cow(char **operands, GError **error)
         status = fail(error, verb, view);
     else if (changes)
         status = change(fd, verb, view, error);
+    else if (exports)
+        status = sectionctl_cow_export(fd, view, file, error) ? EXIT_SUCCESS : EXIT_FAILURE;
     else
-        status = exports ? export(fd, view, file, error) : diff(fd, view, error);
+        status = diff(fd, view, error);
     close(fd);
     return status;
 }

@@ -4,7 +4,6 @@
 import errno
 import fcntl
 import os
-import select
 import struct
 
 import pytest
@@ -290,35 +289,6 @@ def test_command(mnt, ctl, place):
         os.pwrite(fd, b"y", 0)
         ctl("cow", "reset", view)
         assert os.pread(fd, 3 * MIB, 0) == expected
-
-
-def test_export_keeps_holes(mnt, ctl, place):
-    with opened(mnt / "x", os.O_CREAT | os.O_RDWR) as fd:
-        os.ftruncate(fd, GIB)
-        os.pwrite(fd, b"base", 512 * MIB)
-    with opened(mnt.cow("x")) as fd:
-        os.pwrite(fd, b"own", 700 * MIB)
-        ctl("cow", "export", f"/proc/{os.getpid()}/fd/{fd}", f"{place}/out")
-    with opened(f"{place}/out") as out:
-        assert os.fstat(out).st_size == GIB and os.fstat(out).st_blocks * 512 <= MIB
-        assert os.pread(out, 4, 512 * MIB) == b"base" and os.pread(out, 3, 700 * MIB) == b"own"
-
-
-def test_export_shows_its_progress_on_a_terminal(mnt, session, place):
-    write(mnt / "x", bytes(2 * MIB))
-    with opened(mnt.cow("x")) as fd:
-        master, slave = os.openpty()
-        view = f"/proc/{os.getpid()}/fd/{fd}"
-        pid = os.spawnl(os.P_NOWAIT, "/bin/sh", "sh", "-c",
-                        f"exec {session.programs.sectionctl} cow export {view} {place}/out 2>/proc/"
-                        f"{os.getpid()}/fd/{slave}")
-        assert os.waitpid(pid, 0)[1] == 0
-        shown = b""                             # it comes in pieces
-        while b"100%" not in shown:
-            assert select.select([master], [], [], 5)[0], shown
-            shown += os.read(master, 4096)
-        os.close(master)
-        os.close(slave)
 
 
 @pytest.mark.parametrize("words, status, said", [
