@@ -11,8 +11,8 @@ import pytest
 from sections import COMMIT, RESET
 from test_cow import make_base
 from test_views import define, loop  # noqa: F401 (a fixture)
-from util import (GIB, KIB, MIB, PAGE, call, eventually, mapped, opened, pattern, punch, read, refused,
-                  sha, write)
+from util import (GIB, KIB, MIB, PAGE, View, call, eventually, kill, mapped, opened, pattern, punch, read,
+                  refused, sha, write)
 
 RANGES = 64
 DIFF = 3 << 30 | (16 + 16 * RANGES) << 16 | ord("S") << 8 | 0x81
@@ -291,6 +291,22 @@ def test_command(mnt, ctl, place):
         assert os.pread(fd, 3 * MIB, 0) == expected
 
 
+@pytest.mark.parametrize("name", ["/proc/self/fd/{fd}", "/dev/fd/{fd}", "/proc/{pid}/fd/{fd}"])
+def test_command_takes_every_name_of_an_open_view(mnt, ctl, name):
+    write(mnt / "x", b"data")
+    with opened(mnt.cow("x")) as fd:
+        os.pwrite(fd, b"own!", 0)
+        view = name.format(pid=os.getpid(), fd=fd)
+        assert ctl("cow", "diff", view, pass_fds=[fd]).stdout == "0 4\n"
+        ctl("cow", "commit", view, pass_fds=[fd])
+        assert read(mnt / "x") == b"own!"
+        os.pwrite(fd, b"more", 0)
+        ctl("cow", "reset", "/dev/stdin", stdin=fd)
+        assert os.pread(fd, 4, 0) == b"own!"
+
+
+# --- Its mistakes ---------------------------------------------------------------------------------
+
 @pytest.mark.parametrize("words, status, said", [
     (("cow",), 2, "missing"), (("cow", "diff"), 2, "missing"), (("cow", "undo", "x"), 2, "verbs"),
     (("cow", "export", "x"), 2, "FILE"), (("cow", "diff", "x", "y"), 2, "too many"),
@@ -300,3 +316,134 @@ def test_command(mnt, ctl, place):
 def test_mistakes_are_told(ctl, words, status, said):
     result = ctl(*words, ok=False)
     assert result.returncode == status and said in result.stderr
+
+
+def check_refused(ctl, verb, view, said, **options):
+    """With this one sentence, which names the view."""
+    words = [view, f"{view}.out"] if verb == "export" else [view]
+    result = ctl("cow", verb, *words, ok=False, **options)
+    assert result.stderr == f"sectionctl: {verb} {view}: {said}\n"
+    assert result.returncode == 1 and result.stdout == ""
+
+
+VERBS = pytest.mark.parametrize("verb", ["diff", "reset", "commit", "export"])
+NO_VIEW = "it is not an open copy-on-write view (name one by /proc/PID/fd/N)"
+NOT_OPEN = "nobody has this view open (name one that is open by /proc/PID/fd/N)"
+CLOSED = {
+    "x": NO_VIEW, ".info/x": NO_VIEW, ".stats": NO_VIEW, "dir": NO_VIEW, "fifo": NO_VIEW,
+    ".cow/x": NOT_OPEN, "own": NOT_OPEN, "shared": NOT_OPEN,
+}
+
+
+@VERBS
+def test_only_open_views_have_verbs(mnt, ctl, verb):
+    """Whoever else has the section open, or another view of it."""
+    write(mnt / "x", pattern("x", 2 * MIB))
+    os.mkdir(mnt / "dir")
+    os.mkfifo(mnt / "fifo")
+    for name, cow in (("own", "open"), ("shared", "section")):
+        ctl("create", mnt / name, "--base", "x", "--cow", cow, "--lifetime", "temporary")
+    for name in CLOSED:
+        check_refused(ctl, verb, mnt / name, CLOSED[name])
+    with opened(mnt / "x"), opened(mnt.cow("x")) as fd:
+        os.pwrite(fd, b"own", 0)
+        for name in CLOSED:
+            check_refused(ctl, verb, mnt / name, CLOSED[name])
+        assert os.pread(fd, 3, 0) == b"own" and diff(fd) == [(0, 1)]
+    assert read(mnt / "x") == pattern("x", 2 * MIB)
+    for name in ("own", "shared"):              # nor was that a use of them, which would be over
+        assert os.path.exists(mnt / name) and os.getxattr(mnt / name, "user.section.opens") == b"0"
+
+
+@VERBS
+def test_view_that_is_only_mapped(mnt, ctl, place, verb):
+    """Without passthrough it is open as long as that; with it, its bytes are all that is left."""
+    write(mnt / "x", bytes(100 * KIB))
+    with opened(mnt.cow("x")) as fd:
+        view = View(fd, PAGE)
+    name = f"/proc/{os.getpid()}/map_files/{view.address:x}-{view.address + PAGE:x}"
+    if mnt.mode == "passthrough":
+        eventually(lambda: mnt.stats()["views"] == 0)
+        check_refused(ctl, verb, name, NOT_OPEN)
+    else:
+        ctl("cow", verb, name, *([f"{place}/out"] if verb == "export" else []))
+    view.close()
+
+
+@pytest.mark.parametrize("size", [100 * KIB, 2 * MIB])
+def test_view_for_reading_only_is_told(mnt, ctl, place, size):
+    write(mnt / "x", bytes(size))
+    with opened(mnt.cow("x"), os.O_RDONLY) as fd:
+        view = f"/proc/{os.getpid()}/fd/{fd}"
+        for verb in ("reset", "commit"):
+            check_refused(ctl, verb, view, "the view is open for reading only")
+        assert ctl("cow", "diff", view).stdout == ""
+        ctl("cow", "export", view, f"{place}/out")
+        assert sha(f"{place}/out") == sha(mnt / "x")
+
+
+@pytest.mark.parametrize("mode, verb, said", [
+    (0o600, "diff", "you have no permission to read it"),
+    (0o600, "commit", "you have no permission to read it"),
+    (0o666, "commit", "the section may not be written, or not by you"),
+])
+def test_missing_permission_is_told(mnt, ctl, user, mode, verb, said):
+    write(mnt / "base", b"data")
+    ctl("create", mnt / "shared", "--base", "base", "--cow", "section")
+    with opened(mnt / "shared") as fd:
+        os.pwrite(fd, b"own", 0)
+        os.fchmod(fd, mode)
+        check_refused(ctl, verb, mnt / "shared", said, user=user)
+        check_refused(ctl, verb, f"/proc/{os.getpid()}/fd/{fd}",
+                      "you have no permission to reach it", user=user)
+        assert os.pread(fd, 4, 0) == b"owna" and read(mnt / "base") == b"data"
+
+
+@pytest.mark.parametrize("mode, said", [(0o444, "you have no permission to write it"),
+                                        (0o222, "you have no permission to read it")])
+def test_view_is_for_whom_its_mode_allows(mnt, ctl, user, mode, said):
+    write(mnt / "x", b"data")
+    with opened(mnt.cow("x")) as fd:
+        os.fchmod(fd, mode)
+        check_refused(ctl, "reset", f"/dev/fd/{fd}", said, pass_fds=[fd], user=user)
+        ctl("cow", "reset", f"/dev/fd/{fd}", pass_fds=[fd])
+
+
+@pytest.mark.options("size=8M")
+@pytest.mark.parametrize("policy, size, said", [
+    ("protect=readonly", 2 * MIB, "the section may not be written, or not by you"),
+    ("limit=2100000", 3 * MIB, "the view is larger than the section may become"),
+    ("resize=fixed", 3 * MIB, "the view has another size, which the section may not take"),
+    ("resize=grow", MIB, "the view is shorter than the section, which is in use (resize=grow)"),
+    ("limit=0", 2 * MIB, "there is no room in the section for all of it, and the view is as it was"),
+])
+def test_why_a_commit_is_refused_is_told(mnt, ctl, policy, size, said):
+    key, value = policy.split("=")
+    with opened(mnt / "x", os.O_CREAT | os.O_RDWR) as fd:
+        os.ftruncate(fd, 2 * MIB)
+    eventually(lambda: os.getxattr(mnt / "x", "user.section.opens") == b"0")
+    os.setxattr(mnt / "x", f"user.section.{key}", value.encode())
+    with opened(mnt.cow("x")) as fd:
+        os.pwrite(fd, b"own", 5)
+        os.ftruncate(fd, size)
+        if "no room" in said:
+            os.pwrite(fd, pattern("own", 2 * MIB), 0)
+            write(mnt / "other", bytes(5 * MIB))
+        before = sha(f"/proc/self/fd/{fd}")
+        with opened(mnt / "x", os.O_RDONLY):
+            check_refused(ctl, "commit", f"/proc/{os.getpid()}/fd/{fd}", said)
+        assert sha(f"/proc/self/fd/{fd}") == before
+    assert read(mnt / "x") == bytes(2 * MIB)
+
+
+@VERBS
+def test_mount_that_has_ended_is_told(mnt, ctl, verb):
+    mnt.log_is_fine = "the keeper is gone"
+    write(mnt / "x", b"data")
+    child = mnt.child()
+    fd = child.get("os.open(path, os.O_RDWR)", path=mnt.cow("x"))
+    mnt.note_processes()
+    kill(mnt.keeper)
+    assert mnt.wait_gone() == []
+    check_refused(ctl, verb, f"/proc/{child.pid}/fd/{fd}",
+                  "the sectionfs daemon of its mount is gone")
