@@ -1106,6 +1106,8 @@ known("a view cannot be larger than 4 EiB", ["fallocate: plainly, MAX - P, P", "
 known("views can be punched and zeroed anywhere, a disk's files up to their largest size",
       ["fallocate: punching*, MAX", "fallocate: punching*, MAX - P, P", "fallocate: zeroing, keeping the size, *MAX*"],
       "EFBIG here None|contents", kinds=("cowfile",))
+known("the holes of a copy have their pages; when they are allocated once more, tmpfs takes them for data",
+      ["fallocate: plainly, *", "fallocate: keeping the size, *"], "data_ranges", kinds=("cowcopy",), modes=("passthrough",))
 known("views can be zeroed on any filesystem", ["fallocate: zeroing*", "holes: punching under two descriptors", "mappings: punched under it"],
       kinds=("cow", "cowcopy"))
 known("zeroing beyond the greatest size", ["fallocate: zeroing*, 0, MAX", "fallocate: zeroing*, MAX - P, P"], "EFBIG", kinds=("cow", "cowcopy"))
