@@ -89,15 +89,13 @@ static ssize_t
 copy_write(SfsBacking *backing, const void *buf, size_t size, off_t offset, unsigned how)
 {
     CopyBacking *self = copy(backing);
-    size_t fits = size;
     int r;
 
+    /* Nothing is ever written back to it: the kernel maps the file itself. */
     if (self->file != NULL)
-        return sfs_store_file_write(self->file, buf, size, offset, how & SFS_WRITE_BACK);
+        return sfs_store_file_write(self->file, buf, size, offset, false);
     sfs_crew_will_wait();
-    if (how & SFS_WRITE_BACK)
-        fits = sfs_below_end(self->fd, size, offset);
-    r = sfs_pwrite_full(self->fd, buf, fits, offset);
+    r = sfs_pwrite_full(self->fd, buf, size, offset);
     return r < 0 ? r : (ssize_t)size;
 }
 
@@ -160,10 +158,17 @@ copy_set_times(SfsBacking *backing, const struct timespec times[2])
     return futimens(copy_fd(backing), times) == 0 ? 0 : -errno;
 }
 
+typedef struct {
+    uint64_t start, end; /* in the file */
+    uint64_t at;         /* on the disk */
+    bool shared;         /* with some other file */
+    bool encoded;        /* `at` is that of all that was compressed together */
+} Extent;
+
 /* The first extent of a file that ends after @from. What was not written to the disk yet is, first.
  */
 static bool
-next_extent(int fd, uint64_t from, uint64_t *start, uint64_t *length, bool *shared)
+next_extent(int fd, uint64_t from, Extent *found)
 {
     struct {
         struct fiemap map;
@@ -175,9 +180,11 @@ next_extent(int fd, uint64_t from, uint64_t *start, uint64_t *length, bool *shar
 
     if (ioctl(fd, FS_IOC_FIEMAP, &ask) != 0 || ask.map.fm_mapped_extents == 0)
         return false;
-    *start = ask.extent.fe_logical;
-    *length = ask.extent.fe_length;
-    *shared = ask.extent.fe_flags & FIEMAP_EXTENT_SHARED;
+    *found = (Extent){.start = ask.extent.fe_logical,
+                      .end = ask.extent.fe_logical + ask.extent.fe_length,
+                      .at = ask.extent.fe_physical,
+                      .shared = ask.extent.fe_flags & FIEMAP_EXTENT_SHARED,
+                      .encoded = ask.extent.fe_flags & FIEMAP_EXTENT_ENCODED};
     return true;
 }
 
@@ -185,13 +192,11 @@ next_extent(int fd, uint64_t from, uint64_t *start, uint64_t *length, bool *shar
 static uint64_t
 unshared_bytes(int fd)
 {
-    uint64_t at = 0, start, length, total = 0;
-    bool shared;
+    uint64_t total = 0;
+    Extent extent = {0};
 
-    while (next_extent(fd, at, &start, &length, &shared)) {
-        total += shared ? 0 : length;
-        at = start + length;
-    }
+    while (next_extent(fd, extent.end, &extent))
+        total += extent.shared ? 0 : extent.end - extent.start;
     return total;
 }
 
@@ -223,18 +228,20 @@ copy_free(SfsBacking *backing)
     g_free(self);
 }
 
-/* Zeros, and still its own pages. */
-static int
-make_hole(SfsStoreFile *file, off_t from, off_t end)
-{
-    int r =
-        sfs_store_file_allocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, from, end - from);
+/* What is made of a base: a file that is new, or that of a copy, over what it holds. */
+typedef struct {
+    SfsStoreFile *file;
+    SfsBacking *over; /* NULL: it is new, and so all zeros */
+} Making;
 
-    return r == 0 ? sfs_store_file_allocate(file, FALLOC_FL_KEEP_SIZE, from, end - from) : r;
+static int
+clear(const Making *made, off_t from, off_t end)
+{
+    return made->over != NULL ? sfs_backing_write_zeros(made->over, from, end) : 0;
 }
 
 static int
-copy_range(SfsStoreFile *file, SfsBacking *base, char *buffer, off_t at, off_t end)
+copy_range(const Making *made, SfsBacking *base, char *buffer, off_t at, off_t end)
 {
     while (at < end) {
         ssize_t got = base->ops->read(base, buffer, (size_t)MIN(end - at, COPY_BUFFER), at), put;
@@ -242,8 +249,8 @@ copy_range(SfsStoreFile *file, SfsBacking *base, char *buffer, off_t at, off_t e
         if (got < 0)
             return (int)got;
         if (got == 0)
-            return make_hole(file, at, end); /* cut meanwhile */
-        put = sfs_store_file_write(file, buffer, (size_t)got, at, false);
+            return clear(made, at, end); /* cut meanwhile */
+        put = sfs_store_file_write(made->file, buffer, (size_t)got, at, false);
         if (put < got)
             return put < 0 ? (int)put : -ENOSPC;
         at += put;
@@ -251,9 +258,9 @@ copy_range(SfsStoreFile *file, SfsBacking *base, char *buffer, off_t at, off_t e
     return 0;
 }
 
-/* What the base has below @size, its holes as well, over what is there. */
+/* What the base has below @size, its holes as well. */
 static int
-copy_data(SfsStoreFile *file, SfsBacking *base, off_t size)
+copy_data(const Making *made, SfsBacking *base, off_t size)
 {
     g_autofree char *buffer = g_malloc((size_t)MIN(size, COPY_BUFFER));
     off_t at = 0;
@@ -267,30 +274,33 @@ copy_data(SfsStoreFile *file, SfsBacking *base, off_t size)
         if (data < 0 || data > size)
             data = size;
         if (data > at)
-            r = make_hole(file, at, data);
+            r = clear(made, at, data);
         end = data < size ? base->ops->seek(base, data, SEEK_HOLE) : size;
         if (end < 0 && end != -ENXIO)
             return (int)end;
         if (r == 0 && end > data)
-            r = copy_range(file, base, buffer, data, MIN(end, size));
+            r = copy_range(made, base, buffer, data, MIN(end, size));
         at = MAX(data, end);
     }
     return r;
 }
 
-/* Makes a file with all of its pages, for later a store to its mapping could find no room for one.
- * It is never cut in between: it may be mapped. Where that fails half way, what it held is partly
- * replaced. */
+/* Has all pages first, for later a store to its mapping could find no room for one: -ENOSPC before
+ * anything was changed. The file is not cut before it is done: it may be mapped. Where the base
+ * cannot be read to its end, what it held is partly replaced. */
 static int
-copy_over(SfsStoreFile *file, SfsBacking *base, off_t size)
+copy_over(const Making *made, SfsBacking *base, off_t size)
 {
+    SfsStoreFile *file = made->file;
     struct stat own;
     int r = fstat(sfs_store_file_fd(file), &own) == 0 ? 0 : -errno;
 
+    if (r == 0 && size > 0)
+        r = sfs_store_file_allocate(file, FALLOC_FL_KEEP_SIZE, 0, size);
     if (r == 0 && own.st_size < size)
         r = sfs_store_file_truncate(file, size);
     if (r == 0 && size > 0)
-        r = copy_data(file, base, size);
+        r = copy_data(made, base, size);
     return r == 0 && own.st_size > size ? sfs_store_file_truncate(file, size) : r;
 }
 
@@ -337,30 +347,52 @@ next_different(CopyBacking *self, off_t from, off_t *first, off_t *end)
     return 0;
 }
 
-/* Of a clone: the extents that it shares with no other file. */
+/* Whether two files have the same on the disk at @at, which lies in the extent @own of the one.
+ * *@end: up to where that is so. */
+static bool
+is_shared_with(int fd, const Extent *own, uint64_t at, uint64_t *end)
+{
+    Extent other;
+
+    *end = own->end;
+    if (!own->shared || !next_extent(fd, at, &other))
+        return false;
+    *end = MIN(own->end, other.start > at ? other.start : other.end);
+    if (other.start > at || !other.shared)
+        return false;
+    if (own->encoded || other.encoded)
+        return own->at == other.at;
+    return own->at + (at - own->start) == other.at + (at - other.start);
+}
+
+/* Of a clone: what it has on the disk and the base has not. That something is shared does not say
+ * with whom. */
 static int
 next_unshared(CopyBacking *self, off_t from, off_t *first, off_t *end)
 {
-    uint64_t at = (uint64_t)from, length;
-    struct stat st;
+    int base = sfs_backing_data_fd(self->of);
+    uint64_t at = (uint64_t)from;
     bool found = false;
+    struct stat st;
+    Extent own;
 
     if (fstat(self->fd, &st) != 0)
         return -errno;
-    while (at < (uint64_t)st.st_size) {
-        bool shared;
-        uint64_t start;
+    while (at < (uint64_t)st.st_size && next_extent(self->fd, at, &own)) {
+        uint64_t upto;
+        bool same;
 
-        if (!next_extent(self->fd, at, &start, &length, &shared) ||
-            (found && (shared || start > at)))
+        if (found && own.start > at)
             break;
-        if (!shared && !found) {
-            *first = (off_t)MAX(start, (uint64_t)from);
-            found = true;
-        }
-        at = start + length;
-        if (found)
-            *end = (off_t)at;
+        at = MAX(at, own.start);
+        same = is_shared_with(base, &own, at, &upto);
+        if (found && same)
+            break;
+        if (!same && !found)
+            *first = (off_t)at;
+        found = found || !same;
+        at = upto;
+        *end = (off_t)upto;
     }
     return found && *first < st.st_size ? 0 : -ENXIO;
 }
@@ -368,7 +400,7 @@ next_unshared(CopyBacking *self, off_t from, off_t *first, off_t *end)
 /* Of a clone: its holes where the base has data. SEEK_HOLE would not find those of which zeros are
  * in the page cache and for which XFS has room at hand. */
 static int
-copy_hidden(SfsBacking *backing, off_t from, off_t *first, off_t *end)
+copy_hidden(SfsBacking *backing, off_t from, off_t stop, off_t *first, off_t *end)
 {
     CopyBacking *self = copy(backing);
     struct stat st;
@@ -377,21 +409,20 @@ copy_hidden(SfsBacking *backing, off_t from, off_t *first, off_t *end)
         return -ENXIO; /* that they differ is told already */
     if (fstat(self->fd, &st) != 0)
         return -errno;
-    while (from < st.st_size) {
-        uint64_t start = (uint64_t)st.st_size, length = 0;
+    stop = MIN(stop, st.st_size);
+    while (from < stop) {
         off_t data = self->of->ops->seek(self->of, from, SEEK_DATA), hole;
-        bool shared;
+        Extent own = {.start = (uint64_t)stop};
 
-        if (data < 0 || data >= st.st_size)
+        if (data < 0 || data >= stop)
             return data < 0 ? (int)data : -ENXIO;
-        if (next_extent(self->fd, (uint64_t)data, &start, &length, &shared) &&
-            start <= (uint64_t)data) {
-            from = (off_t)(start + length);
+        if (next_extent(self->fd, (uint64_t)data, &own) && own.start <= (uint64_t)data) {
+            from = (off_t)own.end;
             continue;
         }
         hole = self->of->ops->seek(self->of, data, SEEK_HOLE);
         *first = data;
-        *end = MIN((off_t)start, hole < 0 ? st.st_size : MIN(hole, st.st_size));
+        *end = MIN((off_t)own.start, hole < 0 ? stop : MIN(hole, stop));
         return 0;
     }
     return -ENXIO;
@@ -415,14 +446,15 @@ clone_into(int fd, int from, const struct stat *like)
     struct file_clone_range whole = {.src_fd = from, .src_length = (uint64_t)at};
     struct file_clone_range rest = {
         .src_fd = from, .src_offset = (uint64_t)at, .dest_offset = (uint64_t)at};
-    g_autofree char *buffer = g_malloc((size_t)block);
+    size_t size = (size_t)(like->st_size - at);
+    g_autofree char *buffer = g_malloc0((size_t)block); /* zeros, if it is cut meanwhile */
     ssize_t n;
     int r;
 
     if (at > 0 && ioctl(fd, FICLONERANGE, &whole) != 0)
         return -errno;
-    n = sfs_pread_full(from, buffer, (size_t)(like->st_size - at), at);
-    r = n < 0 ? (int)n : sfs_pwrite_full(fd, buffer, (size_t)n, at);
+    n = sfs_pread_full(from, buffer, size, at);
+    r = n < 0 ? (int)n : sfs_pwrite_full(fd, buffer, size, at);
     if (r == 0 && ftruncate(fd, like->st_size) != 0)
         return -errno;
     if (r == 0 && like->st_size > at && ioctl(fd, FICLONERANGE, &rest) != 0)
@@ -459,7 +491,7 @@ copy_reset(SfsBacking *backing, off_t size)
             return -errno;
         return r;
     }
-    return copy_over(self->file, self->of, size);
+    return copy_over(&(Making){self->file, backing}, self->of, size);
 }
 
 static int
@@ -550,7 +582,7 @@ sfs_backing_copy_new(SfsStore *store, SfsBacking *base, SfsRegistry *registry, u
 
     if (r < 0)
         return r;
-    r = copy_over(file, base, size);
+    r = copy_over(&(Making){file, NULL}, base, size);
     if (r < 0) {
         sfs_store_file_free(file);
         return r;

@@ -343,6 +343,15 @@ sfs_cow_write_in_page(SfsCowBacking *self, const char *buf, size_t size, off_t o
     return r;
 }
 
+/* Some of the bytes that are refused may be there: nobody is to see them when the view grows. */
+static ssize_t
+refuse_pages(SfsCowBacking *self, size_t size, off_t offset, ssize_t error)
+{
+    take_back(self, sfs_cow_page_of(offset), sfs_cow_pages_covering(offset + (off_t)size));
+    sfs_cow_clear_rest_of_page(self, (off_t)self->rec->size);
+    return error;
+}
+
 /* Writes whole pages from @buf, or from the @pipe where there is one; how many bytes of them (whole
  * pages again), or a negative errno. */
 static ssize_t
@@ -361,17 +370,17 @@ write_pages(SfsCowBacking *self, const char *buf, int pipe, size_t size, off_t o
         return r;
     n = pipe < 0 ? sfs_store_file_write(self->overlay, buf, size, offset, force)
                  : sfs_store_file_splice(self->overlay, pipe, size, offset, force);
-    if (n < 0)
-        return n;
     /* What the pipe has lost of a page cannot be written back any more. */
-    if (force && n % SFS_PAGE_SIZE != 0)
-        return -EIO;
+    if (n > 0 && force && n % SFS_PAGE_SIZE != 0)
+        n = -EIO;
+    if (n >= 0 && n < SFS_PAGE_SIZE)
+        n = -ENOSPC;
+    if (n < 0)
+        return refuse_pages(self, size, offset, n);
     n -= n % SFS_PAGE_SIZE;
-    if (n == 0)
-        return -ENOSPC;
     r = sfs_cow_make_private(self, sfs_cow_page_of(offset), sfs_cow_page_of(offset + n), force);
     if (r < 0)
-        return r;
+        return refuse_pages(self, size, offset, r);
     sfs_cow_grow_to(self, offset + n);
     sfs_cow_modified(self);
     return n;
@@ -458,6 +467,17 @@ cow_stat(SfsBacking *backing, struct stat *st)
     return 0;
 }
 
+/* Memory needs no flushing. But if a later worker would not know of all pages, that is told here,
+ * or mended. */
+static int
+cow_sync(SfsBacking *backing, bool data_only)
+{
+    SfsCowBacking *self = sfs_cow(backing);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
+
+    return self->kept.behind ? sfs_map_file_add(&self->kept, self->overlay, self->map, 0, 0) : 0;
+}
+
 static int
 cow_set_times(SfsBacking *backing, const struct timespec times[2])
 {
@@ -530,7 +550,7 @@ static const SfsBackingOps cow_ops = {
     .truncate = sfs_cow_truncate,
     .allocate = sfs_cow_allocate,
     .seek = sfs_cow_seek,
-    .sync = NULL,
+    .sync = cow_sync,
     .set_times = cow_set_times,
     .private_bytes = cow_private_bytes,
     .changed = sfs_cow_changed,

@@ -91,9 +91,9 @@ typedef struct {
      * [*first, *end). -ENXIO: there is none. */
     int (*changed)(SfsBacking *backing, off_t from, off_t *first, off_t *end);
 
-    /* The same for where it is zeros without having bytes for that, and the base has bytes. NULL:
-     * there is no such place. */
-    int (*hidden)(SfsBacking *backing, off_t from, off_t *first, off_t *end);
+    /* The same for where it is zeros without having bytes for that, and the base has bytes; of what
+     * begins before @stop. NULL: there is no such place. */
+    int (*hidden)(SfsBacking *backing, off_t from, off_t stop, off_t *first, off_t *end);
 
     /* Makes it as the base is now, which has @size bytes. */
     int (*reset)(SfsBacking *backing, off_t size);

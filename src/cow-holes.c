@@ -68,14 +68,15 @@ next_shown(SfsCowBacking *self, off_t *from, off_t end, off_t *to)
 }
 
 int
-sfs_cow_hidden(SfsBacking *backing, off_t from, off_t *first, off_t *end)
+sfs_cow_hidden(SfsBacking *backing, off_t from, off_t stop, off_t *first, off_t *end)
 {
     SfsCowBacking *self = sfs_cow(backing);
     off_t size = (off_t)atomic_load(&self->rec->size), to;
     int r;
 
     from = MAX(from, (off_t)atomic_load(&self->rec->base_limit));
-    while ((r = next_in_base(self, &from, size, &to)) == 0) {
+    stop = MIN(stop, size);
+    while ((r = next_in_base(self, &from, stop, &to)) == 0) {
         uint64_t run_end;
         bool is_private;
 

@@ -99,7 +99,7 @@ int sfs_cow_write_in_page(SfsCowBacking *self, const char *buf, size_t size, off
 int sfs_cow_truncate(SfsBacking *backing, off_t size);
 int sfs_cow_allocate(SfsBacking *backing, int mode, off_t offset, off_t length);
 off_t sfs_cow_seek(SfsBacking *backing, off_t offset, int whence);
-int sfs_cow_hidden(SfsBacking *backing, off_t from, off_t *first, off_t *end);
+int sfs_cow_hidden(SfsBacking *backing, off_t from, off_t stop, off_t *first, off_t *end);
 
 int sfs_cow_changed(SfsBacking *backing, off_t from, off_t *first, off_t *end);
 int sfs_cow_reset(SfsBacking *backing, off_t size);

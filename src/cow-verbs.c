@@ -110,7 +110,8 @@ sfs_cow_reset(SfsBacking *backing, off_t size)
     }
     sfs_cow_end_cut(self);
     g_mutex_unlock(&self->lock);
-    sweep(self, old);
+    if (r == 0)
+        sweep(self, old);
     return r;
 }
 
@@ -119,6 +120,7 @@ sfs_cow_commit(SfsBacking *backing)
 {
     SfsCowBacking *self = sfs_cow(backing);
     uint64_t changes;
+    bool forgotten = false;
     off_t limit, size;
     int r;
 
@@ -137,10 +139,11 @@ sfs_cow_commit(SfsBacking *backing)
         sfs_cow_begin_cut(self);
         atomic_store(&self->rec->base_limit, self->rec->size);
         /* What cannot be forgotten stays the view's own, and is the same as the base's. */
-        forget_all(self);
+        forgotten = forget_all(self) == 0;
         sfs_cow_end_cut(self);
     }
     g_mutex_unlock(&self->lock);
-    sweep(self, size);
+    if (forgotten)
+        sweep(self, size);
     return 0;
 }

@@ -17,6 +17,8 @@
 typedef enum {
     SFS_WAIT_PATH, /* a file is opened by a path that may lead through this mount */
     SFS_WAIT_VIEW, /* the kernel writes back what was stored to the base of a view */
+    SFS_WAIT_HOLE, /* or to what was found to be a hole */
+    SFS_WAIT_VERB, /* a view is gone through as a whole, or somebody else does that */
     SFS_WAIT_SCAN, /* /proc is looked through, or a close that was told of is waited for */
     SFS_WAIT_HELD, /* a thread of a dead worker is still at it: sfs_request_held() */
     SFS_WAITS,

@@ -211,9 +211,8 @@ sfs_map_file_cut(SfsMapFile *kept, SfsStoreFile *file, const SfsPageMap *map, ui
     } else {
         /* First the byte in which the cut lies, then the rest as a hole. */
         put_bits(file, map, first, first + 1, false);
-        first = first / 8 + 1;
-        punch(file, SFS_MAP_FILE_OFFSET + (off_t)first,
-              SFS_MAP_FILE_OFFSET + (off_t)(first + end / 8 + 1));
+        punch(file, SFS_MAP_FILE_OFFSET + (off_t)(first / 8 + 1),
+              MIN(SFS_MAP_FILE_OFFSET + (off_t)(end / 8 + 1), LIST_OFFSET));
     }
 }
 

@@ -346,7 +346,7 @@ sfs_op_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, struct fu
         return;
     at = sfs_section_seek(mount, handle, offset, whence);
     if (sfs_section_seek_may_err(mount, handle, offset, whence, at)) {
-        if (sfs_defer(req, SFS_WAIT_VIEW))
+        if (sfs_defer(req, SFS_WAIT_HOLE))
             return;
         at = sfs_section_seek_surely(mount, handle, offset, whence);
     }
@@ -406,11 +406,13 @@ sfs_op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fus
         return;
     switch (cmd) {
     case SECTION_IOC_DIFF:
+        if (sfs_defer(req, SFS_WAIT_VERB))
+            return;
         reply_diff(req, handle, in, in_size, out_size);
         return;
     case SECTION_IOC_RESET:
     case SECTION_IOC_COMMIT:
-        if (sfs_defer(req, SFS_WAIT_VIEW))
+        if (sfs_defer(req, SFS_WAIT_VERB))
             return;
         r = cmd == SECTION_IOC_RESET ? sfs_section_view_reset(sfs_op_mount(req), handle)
                                      : sfs_section_view_commit(sfs_op_mount(req), handle, &caller);

@@ -24,50 +24,58 @@ check_view(const SfsHandle *handle, bool writes)
     return 0;
 }
 
-/* The first range from @from on that is the view's own, or zeros in place of what the base has. */
-static int
-next_difference(SfsBacking *backing, off_t from, off_t *first, off_t *end)
-{
-    off_t hidden = INT64_MAX, hidden_end = 0;
-    int r = backing->ops->changed(backing, from, first, end), h = -ENXIO;
+/* Looks through a view for where it differs from what it is a view of. */
+typedef struct {
+    SfsBacking *backing;
+    int r; /* of what is its own: 0, and then it is [first, end); or a negative errno */
+    off_t first, end;
+} Look;
 
-    if (r < 0 && r != -ENXIO)
+/* The next range from @from on that is the view's own, or zeros in place of what the base has. */
+static int
+next_difference(Look *look, off_t from, off_t *first, off_t *end)
+{
+    const SfsBackingOps *ops = look->backing->ops;
+    off_t stop = INT64_MAX;
+    int r = -ENXIO;
+
+    if (look->r == 0 && look->end <= from)
+        look->r = ops->changed(look->backing, from, &look->first, &look->end);
+    if (look->r < 0 && look->r != -ENXIO)
+        return look->r;
+    if (look->r == 0)
+        stop = look->first;
+    if (ops->hidden != NULL && from < stop)
+        r = ops->hidden(look->backing, from, stop, first, end);
+    if (r != -ENXIO) {
+        *end = MIN(*end, stop);
         return r;
-    if (backing->ops->hidden != NULL)
-        h = backing->ops->hidden(backing, from, &hidden, &hidden_end);
-    if (h < 0)
-        return h == -ENXIO ? r : h;
-    if (r == -ENXIO || hidden < *first) {
-        *end = r == 0 ? MIN(hidden_end, *first) : hidden_end;
-        *first = hidden;
     }
-    return 0;
+    *first = MAX(look->first, from);
+    *end = look->end;
+    return look->r;
 }
 
 int
 sfs_section_view_diff(SfsMount *mount, SfsHandle *handle, SectionDiff *diff)
 {
-    off_t first, end;
+    Look look = {.backing = handle->backing};
     int r = check_view(handle, false);
 
     if (r == 0 && diff->from > INT64_MAX)
         r = -EINVAL;
     if (r < 0)
         return r;
-    diff->count = 0;
-    while (diff->count < SECTION_RANGES) {
-        SectionRange *last = &diff->ranges[MAX(diff->count, 1) - 1];
+    for (diff->count = 0; diff->count < SECTION_RANGES; diff->count++) {
+        off_t first, end;
 
-        r = next_difference(handle->backing, (off_t)diff->from, &first, &end);
+        r = next_difference(&look, (off_t)diff->from, &first, &end);
         if (r < 0)
             return r == -ENXIO ? 0 : r;
         first -= first % SFS_PAGE_SIZE;
         end = (off_t)sfs_page_round_up((uint64_t)end);
-        if (diff->count > 0 && last->offset + last->length == (uint64_t)first)
-            last->length += (uint64_t)(end - first);
-        else
-            diff->ranges[diff->count++] =
-                (SectionRange){.offset = (uint64_t)first, .length = (uint64_t)(end - first)};
+        diff->ranges[diff->count] =
+            (SectionRange){.offset = (uint64_t)first, .length = (uint64_t)(end - first)};
         diff->from = (uint64_t)end;
     }
     return 0;

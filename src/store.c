@@ -127,6 +127,16 @@ effective_limit(const SfsStore *store)
     return store->limit != 0 ? store->limit : NO_LIMIT;
 }
 
+/* The kernel compares what the tmpfs holds with its new size, and then sets that: who writes into
+ * it in between is found out here. */
+static bool
+tmpfs_is_within(SfsStore *store)
+{
+    struct statfs st;
+
+    return fstatfs(store->tmpfs, &st) == 0 && st.f_bfree <= st.f_blocks;
+}
+
 /* Makes the reservation at least @wanted bytes. Lock held. */
 static int
 reserve(SfsStore *store, uint64_t wanted)
@@ -137,10 +147,13 @@ reserve(SfsStore *store, uint64_t wanted)
         /* 0 would mean "no limit" to tmpfs, so one page always stays with it. */
         if (steps[i] + SFS_PAGE_SIZE > effective_limit(store))
             continue;
-        if (resize_tmpfs(store, effective_limit(store) - steps[i]) == 0) {
+        if (resize_tmpfs(store, effective_limit(store) - steps[i]) < 0)
+            continue;
+        if (tmpfs_is_within(store)) {
             store->reserved = steps[i];
             return 0;
         }
+        resize_tmpfs(store, effective_limit(store) - store->reserved);
     }
     return -ENOSPC;
 }

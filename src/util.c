@@ -125,11 +125,14 @@ sfs_pwrite_full(int fd, const void *buf, size_t size, off_t offset)
 size_t
 sfs_below_end(int fd, size_t size, off_t offset)
 {
-    struct stat st;
+    struct statx st;
 
-    if (fstat(fd, &st) != 0)
+    /* What is known of it here: to ask a file server would have all be written back first. */
+    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &st) != 0)
         return size;
-    return offset >= st.st_size ? 0 : (size_t)MIN((uint64_t)size, (uint64_t)(st.st_size - offset));
+    return (uint64_t)offset >= st.stx_size
+               ? 0
+               : (size_t)MIN((uint64_t)size, st.stx_size - (uint64_t)offset);
 }
 
 /* NULL: of a pipe. */
