@@ -106,6 +106,14 @@ lift_all(int fd)
 }
 
 static void
+free_owner(Owner *owner)
+{
+    g_array_unref(owner->ranges);
+    g_hash_table_unref(owner->through);
+    g_free(owner);
+}
+
+static void
 unref_owner(gpointer data)
 {
     Owner *owner = data;
@@ -118,9 +126,7 @@ unref_owner(gpointer data)
     sfs_registry_release(locks->registry, SFS_TABLE_LOCKS, owner->slot);
     sfs_link_drop(locks->link, locks->registry, fd_slot);
     close(owner->fd);
-    g_array_unref(owner->ranges);
-    g_hash_table_unref(owner->through);
-    g_free(owner);
+    free_owner(owner);
 }
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Owner, unref_owner)
 
@@ -698,12 +704,22 @@ ask_ranges(Owner *owner)
     }
 }
 
+/* Lets go of its record alone: its descriptor is the sweep's then, which would have the keeper drop
+ * for a second time what were dropped here. */
+static void
+forget_owner(Owner *owner)
+{
+    lift_all(owner->fd);
+    sfs_registry_release(owner->locks->registry, SFS_TABLE_LOCKS, owner->slot);
+    free_owner(owner);
+}
+
 static void
 adopt_owner(SfsMount *mount, uint32_t slot, SfsLockRec *rec)
 {
     SfsHandle *handle = sfs_section_handle_at(mount, rec->handle);
     int fd = sfs_link_inherited(mount->registry, rec->fd_slot);
-    Owner *owner;
+    Owner *owner, *other;
 
     if (handle == NULL || handle->backing == NULL || fd < 0) {
         sfs_registry_release(mount->registry, SFS_TABLE_LOCKS, slot);
@@ -714,10 +730,16 @@ adopt_owner(SfsMount *mount, uint32_t slot, SfsLockRec *rec)
     ask_ranges(owner);
     g_hash_table_add(owner->through, handle);
     /* Two of one name: threads that asked at one time, of whom one had not given up yet. */
-    if (owner->ranges->len == 0 && g_hash_table_contains(mount->locks->owners, owner))
-        unref_owner(owner);
-    else
-        g_hash_table_add(mount->locks->owners, owner);
+    other = g_hash_table_lookup(mount->locks->owners, owner);
+    if (other != NULL && owner->ranges->len == 0) {
+        forget_owner(owner);
+        return;
+    }
+    if (other != NULL) {
+        g_hash_table_steal(mount->locks->owners, other);
+        forget_owner(other);
+    }
+    g_hash_table_add(mount->locks->owners, owner);
 }
 
 void

@@ -550,6 +550,8 @@ adopt_handles(SfsMount *mount, GHashTable *by_slot, SfsBacking **by_view)
 
 /* --- what nothing leads to ------------------------------------------------------------------- */
 
+/* Until here nothing may have been dropped: the keeper may not have heard of it yet, so it would
+ * look inherited still, be dropped once more, and its slot be given to two. */
 static void
 sweep_descriptors(SfsMount *mount)
 {

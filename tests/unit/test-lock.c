@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Which locks a new worker takes up. The dead one is played by records, and by descriptors that
+ * hold the locks; the keeper by a socket that nobody reads, for it may always be behind.
+ */
+#include "lock.h"
+
+#include "backing.h"
+#include "keeper-link.h"
+
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#define OWNER 7
+#define OTHER 8
+
+typedef struct {
+    SfsMount mount;
+    int ends[2]; /* of the link: the keeper's and ours */
+} Fixture;
+
+static int file = -1;
+static SfsHandle handle;
+
+static int
+lock_fd(SfsBacking *unused)
+{
+    return file;
+}
+
+static const SfsBackingOps ops = {.lock_fd = lock_fd};
+static SfsBacking backing = {.ops = &ops};
+
+SfsHandle *__wrap_sfs_section_handle_at(SfsMount *mount, uint32_t slot);
+
+/* There is only one. */
+SfsHandle *
+__wrap_sfs_section_handle_at(SfsMount *mount, uint32_t slot)
+{
+    return slot == handle.slot ? &handle : NULL;
+}
+
+static void
+set_up(Fixture *f, gconstpointer unused)
+{
+    g_autofree SfsConfig *config = g_new0(SfsConfig, 1);
+    g_autoptr(GError) error = NULL;
+
+    f->mount.registry = sfs_registry_create(config, &error);
+    g_assert_no_error(error);
+    g_assert_no_errno(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, f->ends));
+    f->mount.link = f->ends[1];
+    f->mount.locks = sfs_locks_new(f->mount.registry, f->mount.link);
+    file = memfd_create("locked", MFD_CLOEXEC);
+    g_assert_cmpint(file, >, 0);
+    handle.rec = sfs_registry_alloc(f->mount.registry, SFS_TABLE_HANDLES, &handle.slot);
+    handle.backing = &backing;
+    handle.flock_fd = -1;
+    sfs_registry_publish(f->mount.registry, SFS_TABLE_HANDLES, handle.slot);
+}
+
+static void
+tear_down(Fixture *f, gconstpointer unused)
+{
+    sfs_locks_free(f->mount.locks);
+    sfs_registry_free(f->mount.registry);
+    close(f->ends[0]);
+    close(f->ends[1]);
+    close(file);
+}
+
+/* A record of OWNER's, with a descriptor that has locked the byte at @at; -1: none. The descriptor.
+ */
+static int
+leave(Fixture *f, off_t at)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", file);
+    struct flock byte = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    uint32_t slot, fd_slot;
+    SfsLockRec *rec;
+    SfsFdRec *kept;
+
+    g_assert_cmpint(fd, >, 0);
+    if (at >= 0)
+        g_assert_no_errno(fcntl(fd, F_OFD_SETLK, &byte));
+    kept = sfs_registry_alloc(f->mount.registry, SFS_TABLE_FDS, &fd_slot);
+    atomic_store(&kept->keeper_fd, fd);
+    rec = sfs_registry_alloc(f->mount.registry, SFS_TABLE_LOCKS, &slot);
+    rec->handle = handle.slot;
+    rec->owner = OWNER;
+    rec->fd_slot = fd_slot;
+    rec->pid = 4711;
+    sfs_registry_publish(f->mount.registry, SFS_TABLE_LOCKS, slot);
+    return fd;
+}
+
+static pid_t
+holder_of(Fixture *f, off_t at)
+{
+    struct flock byte = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
+
+    g_assert_cmpint(sfs_lock_test(&f->mount, &handle, OTHER, &byte), ==, 0);
+    return byte.l_type == F_UNLCK ? 0 : byte.l_pid;
+}
+
+static void
+test_one(Fixture *f, gconstpointer unused)
+{
+    leave(f, 3);
+    sfs_locks_adopt(&f->mount);
+    g_assert_cmpint(holder_of(f, 3), ==, 4711);
+    g_assert_cmpint(holder_of(f, 4), ==, 0);
+}
+
+/* Two of one name: one goes, and leaves its descriptor to the sweep. */
+static void
+adopt_two(Fixture *f, off_t first, off_t second)
+{
+    int fds[] = {leave(f, first), leave(f, second)};
+    SfsLinkMessage message;
+    bool eof;
+    int fd;
+
+    sfs_locks_adopt(&f->mount);
+    g_assert_cmpuint(sfs_registry_count(f->mount.registry, SFS_TABLE_LOCKS), ==, 1);
+    g_assert_cmpuint(sfs_registry_count(f->mount.registry, SFS_TABLE_FDS), ==, 2);
+    g_assert_cmpint(sfs_link_receive(f->ends[0], &message, &fd, &eof), ==, 0);
+    for (size_t i = 0; i < G_N_ELEMENTS(fds); i++)
+        g_assert_no_errno(fcntl(fds[i], F_GETFD));
+}
+
+static void
+test_two(Fixture *f, gconstpointer unused)
+{
+    adopt_two(f, -1, -1);
+    g_assert_cmpint(holder_of(f, 3), ==, 0);
+}
+
+static void
+test_first_holds(Fixture *f, gconstpointer unused)
+{
+    adopt_two(f, 3, -1);
+    g_assert_cmpint(holder_of(f, 3), ==, 4711);
+}
+
+static void
+test_second_holds(Fixture *f, gconstpointer unused)
+{
+    adopt_two(f, -1, 3);
+    g_assert_cmpint(holder_of(f, 3), ==, 4711);
+}
+
+/* Who closes the file loses what another of his threads is given late; one of them is lifted. */
+static void
+test_both_hold(Fixture *f, gconstpointer unused)
+{
+    adopt_two(f, 3, 5);
+    g_assert_cmpint(holder_of(f, 3), ==, 0);
+    g_assert_cmpint(holder_of(f, 5), ==, 4711);
+}
+
+static void
+add(const char *name, void (*test)(Fixture *, gconstpointer))
+{
+    g_test_add(name, Fixture, NULL, set_up, test, tear_down);
+}
+
+int
+main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    add("/lock/one", test_one);
+    add("/lock/two", test_two);
+    add("/lock/first-holds", test_first_holds);
+    add("/lock/second-holds", test_second_holds);
+    add("/lock/both-hold", test_both_hold);
+    return g_test_run();
+}
