@@ -752,6 +752,29 @@ test_not_taken_over(Fixture *f, gconstpointer data)
     sfs_registry_free(NULL);
 }
 
+/* Reading all of the memory, as the kernel does for a core dump, makes it real. */
+static void
+test_not_dumped(Fixture *f, gconstpointer data)
+{
+    g_autofree char *maps = NULL;
+    g_auto(GStrv) lines = NULL;
+    unsigned found = 0;
+    bool ours = false;
+
+    g_assert_true(g_file_get_contents("/proc/self/smaps", &maps, NULL, NULL));
+    lines = g_strsplit(maps, "\n", -1);
+    for (char **line = lines; *line != NULL; line++) {
+        if (strstr(*line, "/memfd:sectionfs-registry") != NULL) {
+            ours = true;
+        } else if (ours && g_str_has_prefix(*line, "VmFlags:")) {
+            g_assert_nonnull(strstr(*line, " dd"));
+            found++;
+            ours = false;
+        }
+    }
+    g_assert_cmpuint(found, ==, 2); /* the keeper's and the worker's */
+}
+
 static void
 add(const char *name, void (*test)(Fixture *, gconstpointer))
 {
@@ -778,5 +801,6 @@ main(int argc, char **argv)
     add("/registry/death/killed", test_killed);
     add("/registry/refused", test_refused);
     add("/registry/not-taken-over", test_not_taken_over);
+    add("/registry/not-dumped", test_not_dumped);
     return g_test_run();
 }
