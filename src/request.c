@@ -3,6 +3,7 @@
 
 #include "fault.h"
 #include "log.h"
+#include "util.h"
 
 #include <linux/fuse.h>
 #include <string.h>
@@ -85,12 +86,22 @@ sfs_requests_prune(SfsRequests *requests, GHashTable *numbers)
 
 /* --- what is still being done ---------------------------------------------------------------- */
 
-/* 0: it died before it had noted who it was, and so was not asleep. */
+/* 0: it died before it had noted who it was, and so was not asleep. A main thread has a number
+ * until all the others have ended, too, but does nothing any more. */
 static bool
 is_there(int32_t process, int32_t thread)
 {
-    return process != 0 && thread != 0 &&
-           (syscall(SYS_tgkill, process, thread, 0) == 0 || errno != ESRCH);
+    char path[64], stat[512];
+    const char *state;
+
+    if (process == 0 || thread == 0 ||
+        (syscall(SYS_tgkill, process, thread, 0) != 0 && errno == ESRCH))
+        return false;
+    g_snprintf(path, sizeof path, "/proc/%d/task/%d/stat", process, thread);
+    if (sfs_read_text(AT_FDCWD, path, stat, sizeof stat) <= 0)
+        return true;
+    state = strrchr(stat, ')');
+    return state == NULL || strchr("ZX", state[2]) == NULL;
 }
 
 static SfsHeld *

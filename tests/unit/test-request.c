@@ -5,6 +5,8 @@
  */
 #include "request.h"
 
+#include <sys/wait.h>
+
 #define OPCODE 12
 #define NODEID 4711
 
@@ -315,6 +317,26 @@ test_hardly_begun(Fixture *f, gconstpointer data)
     g_assert_false(sfs_request_held(header, number));
 }
 
+/* A main thread that has ended keeps its number while another one of its process is there. */
+static void
+test_ended(Fixture *f, gconstpointer data)
+{
+    static const uint64_t number = 100;
+    SfsRegistryHeader *header = sfs_registry_header(f->registry);
+    g_autoptr(GHashTable) numbers = set_of(&number);
+    pid_t child = fork();
+    siginfo_t info;
+
+    if (child == 0)
+        _exit(0);
+    g_assert_no_errno(waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT));
+    atomic_store(&header->running[0].unique, number);
+    header->running[0].process = header->running[0].thread = child;
+    sfs_requests_note_held(header, numbers);
+    g_assert_false(sfs_request_held(header, number));
+    g_assert_cmpint(waitpid(child, NULL, 0), ==, child);
+}
+
 static void
 test_full(Fixture *f, gconstpointer data)
 {
@@ -349,6 +371,7 @@ main(int argc, char **argv)
     add("/request/many", test_many);
     add("/request/held", test_held);
     add("/request/hardly-begun", test_hardly_begun);
+    add("/request/ended", test_ended);
     add("/request/full", test_full);
     return g_test_run();
 }
