@@ -13,9 +13,14 @@
 #define LOOKS 30
 #define LOOK_PAUSE_US 100000
 
+/* Of a plain field that its owner may be changing. */
+#define READ_ONCE(field) (*(volatile const __typeof__(field) *)&(field))
+
 typedef struct {
     SfsRegistry *registry;
     GPtrArray *problems;
+    /* What is added while we look is not looked at: there is no room for it below. */
+    uint32_t bound[SFS_N_TABLES];
     uint32_t *nlink;  /* by node slot, counted */
     uint8_t *held;    /* by node slot: something but a name or the kernel keeps it */
     uint8_t *chunks;  /* by chunk slot: in how many chains */
@@ -43,7 +48,7 @@ is_live(Check *check, SfsTable table, uint32_t slot)
 {
     const void *rec = sfs_registry_get(check->registry, table, slot);
 
-    return rec != NULL && atomic_load((_Atomic uint32_t *)rec) == SFS_LIVE;
+    return slot < check->bound[table] && atomic_load((_Atomic uint32_t *)rec) == SFS_LIVE;
 }
 
 static const SfsNodeRec *
@@ -56,10 +61,10 @@ static void
 check_chain(SfsRegistry *registry, uint32_t first, void *data)
 {
     Check *check = data;
-    uint32_t bound = sfs_registry_bound(registry, SFS_TABLE_CHUNKS);
 
     for (uint32_t slot = first, next; slot != SFS_NO_SLOT; slot = next) {
-        if (slot >= bound || !sfs_registry_chunk_next(registry, slot, &next)) {
+        if (slot >= check->bound[SFS_TABLE_CHUNKS] ||
+            !sfs_registry_chunk_next(registry, slot, &next)) {
             complain(check, "chunk", slot, "of the text at %u is not there", first);
             return;
         }
@@ -81,31 +86,33 @@ check_fd(Check *check, const char *what, uint32_t slot, uint32_t fd_slot)
 {
     if (fd_slot == SFS_NO_SLOT)
         return;
-    if (sfs_link_inherited(check->registry, fd_slot) < 0)
+    if (fd_slot >= check->bound[SFS_TABLE_FDS] || sfs_link_inherited(check->registry, fd_slot) < 0)
         complain(check, what, slot, "has a descriptor that the keeper has not: %u", fd_slot);
     else
         check->fds[fd_slot] = 1;
 }
 
+/* Fields are read once: they may lead elsewhere a moment later. */
 static void
 check_dirent(Check *check, uint32_t slot)
 {
     const SfsDirentRec *rec = sfs_registry_get(check->registry, SFS_TABLE_DIRENTS, slot);
+    uint32_t parent = READ_ONCE(rec->parent), named = READ_ONCE(rec->node);
 
     check_text(check, SFS_TABLE_DIRENTS, slot);
     if (atomic_load(&rec->gone) != 0)
         return;
-    if (!is_live(check, SFS_TABLE_NODES, rec->parent) || !S_ISDIR(node(check, rec->parent)->mode))
+    if (!is_live(check, SFS_TABLE_NODES, parent) || !S_ISDIR(node(check, parent)->mode))
         complain(check, "name", slot, "is in no directory");
-    else if (!is_live(check, SFS_TABLE_NODES, rec->node))
+    else if (!is_live(check, SFS_TABLE_NODES, named))
         complain(check, "name", slot, "leads nowhere");
-    else if (!S_ISDIR(node(check, rec->node)->mode))
-        check->nlink[rec->node]++;
+    else if (!S_ISDIR(node(check, named)->mode))
+        check->nlink[named]++;
     else {
-        check->nlink[rec->node] += 2;
-        check->nlink[rec->parent]++;
-        if (node(check, rec->node)->parent != rec->parent)
-            complain(check, "directory", rec->node, "does not know where it is");
+        check->nlink[named] += 2;
+        check->nlink[parent]++;
+        if (node(check, named)->parent != parent)
+            complain(check, "directory", named, "does not know where it is");
     }
 }
 
@@ -113,16 +120,17 @@ static void
 check_handle(Check *check, uint32_t slot)
 {
     const SfsHandleRec *rec = sfs_registry_get(check->registry, SFS_TABLE_HANDLES, slot);
+    uint32_t of = READ_ONCE(rec->node), view = READ_ONCE(rec->view);
 
     check_text(check, SFS_TABLE_HANDLES, slot);
-    if (!is_live(check, SFS_TABLE_NODES, rec->node))
+    if (!is_live(check, SFS_TABLE_NODES, of))
         complain(check, "handle", slot, "is of no section");
     else
-        check->held[rec->node] = 1;
-    if (rec->view != SFS_NO_SLOT && !is_live(check, SFS_TABLE_VIEWS, rec->view))
+        check->held[of] = 1;
+    if (view != SFS_NO_SLOT && !is_live(check, SFS_TABLE_VIEWS, view))
         complain(check, "handle", slot, "is of no view");
     else
-        check->handled[rec->view] = 1;
+        check->handled[view] = 1;
     check_fd(check, "handle", slot, rec->fd_slot);
     check_fd(check, "handle", slot, rec->flock_slot);
 }
@@ -131,11 +139,12 @@ static void
 check_view(Check *check, uint32_t slot)
 {
     const SfsViewRec *rec = sfs_registry_get(check->registry, SFS_TABLE_VIEWS, slot);
+    uint32_t over = READ_ONCE(rec->node);
 
-    if (!is_live(check, SFS_TABLE_NODES, rec->node))
+    if (!is_live(check, SFS_TABLE_NODES, over))
         complain(check, "view", slot, "is over no section");
     else
-        check->held[rec->node] = 1;
+        check->held[over] = 1;
     if (!check->handled[slot])
         complain(check, "view", slot, "is open to nobody");
     if (rec->base_limit > rec->size)
@@ -172,8 +181,7 @@ check_node(Check *check, uint32_t slot)
 static void
 each_live(Check *check, SfsTable table, void (*each)(Check *check, uint32_t slot))
 {
-    for (uint32_t slot = table == SFS_TABLE_NODES ? 0 : 1;
-         slot < sfs_registry_bound(check->registry, table); slot++) {
+    for (uint32_t slot = table == SFS_TABLE_NODES ? 0 : 1; slot < check->bound[table]; slot++) {
         if (is_live(check, table, slot))
             each(check, slot);
     }
@@ -182,7 +190,7 @@ each_live(Check *check, SfsTable table, void (*each)(Check *check, uint32_t slot
 static void
 note_base(Check *check, uint32_t slot)
 {
-    uint32_t base = node(check, slot)->base;
+    uint32_t base = READ_ONCE(node(check, slot)->base);
 
     if (base == SFS_NO_SLOT)
         return;
@@ -202,14 +210,15 @@ check_chunk(Check *check, uint32_t slot)
 void
 sfs_registry_check(SfsRegistry *registry, GPtrArray *problems)
 {
-    g_autofree uint32_t *nlink =
-        g_new0(uint32_t, sfs_registry_bound(registry, SFS_TABLE_NODES) + 1);
-    g_autofree uint8_t *held = g_malloc0(sfs_registry_bound(registry, SFS_TABLE_NODES) + 1);
-    g_autofree uint8_t *chunks = g_malloc0(sfs_registry_bound(registry, SFS_TABLE_CHUNKS) + 1);
-    g_autofree uint8_t *fds = g_malloc0(sfs_registry_bound(registry, SFS_TABLE_FDS) + 1);
-    g_autofree uint8_t *handled = g_malloc0(sfs_registry_bound(registry, SFS_TABLE_VIEWS) + 1);
-    Check check = {registry, problems, nlink, held, chunks, fds, handled};
+    Check check = {.registry = registry, .problems = problems};
 
+    for (int t = 0; t < SFS_N_TABLES; t++)
+        check.bound[t] = sfs_registry_bound(registry, t);
+    check.nlink = g_new0(uint32_t, check.bound[SFS_TABLE_NODES] + 1);
+    check.held = g_malloc0(check.bound[SFS_TABLE_NODES] + 1);
+    check.chunks = g_malloc0(check.bound[SFS_TABLE_CHUNKS] + 1);
+    check.fds = g_malloc0(check.bound[SFS_TABLE_FDS] + 1);
+    check.handled = g_malloc0(check.bound[SFS_TABLE_VIEWS] + 1);
     each_live(&check, SFS_TABLE_NODES, note_base);
     each_live(&check, SFS_TABLE_DIRENTS, check_dirent);
     each_live(&check, SFS_TABLE_HANDLES, check_handle);
@@ -217,10 +226,15 @@ sfs_registry_check(SfsRegistry *registry, GPtrArray *problems)
     each_live(&check, SFS_TABLE_LOCKS, check_lock);
     each_live(&check, SFS_TABLE_NODES, check_node);
     each_live(&check, SFS_TABLE_CHUNKS, check_chunk);
-    for (uint32_t slot = 1; slot < sfs_registry_bound(registry, SFS_TABLE_FDS); slot++) {
-        if (!fds[slot] && sfs_link_inherited(registry, slot) >= 0)
+    for (uint32_t slot = 1; slot < check.bound[SFS_TABLE_FDS]; slot++) {
+        if (!check.fds[slot] && sfs_link_inherited(registry, slot) >= 0)
             complain(&check, "descriptor", slot, "is nothing's");
     }
+    g_free(check.nlink);
+    g_free(check.held);
+    g_free(check.chunks);
+    g_free(check.fds);
+    g_free(check.handled);
 }
 
 /* --- the program ----------------------------------------------------------------------------- */

@@ -5,6 +5,7 @@
 #include "node.h"
 
 #include <string.h>
+#include <sys/wait.h>
 
 typedef struct {
     SfsRegistry *registry;
@@ -188,6 +189,42 @@ test_bases(Fixture *f, gconstpointer data)
 }
 
 static void
+grow(SfsRegistry *registry)
+{
+    for (int i = 0; i < 100000; i++) {
+        SfsDirentRec *name;
+        SfsNodeRec *node;
+        uint32_t node_slot, name_slot;
+
+        node = sfs_registry_alloc(registry, SFS_TABLE_NODES, &node_slot);
+        node->mode = S_IFREG | 0644;
+        node->nlink = 1;
+        sfs_registry_publish(registry, SFS_TABLE_NODES, node_slot);
+        name = sfs_registry_alloc(registry, SFS_TABLE_DIRENTS, &name_slot);
+        name->parent = SFS_ROOT_SLOT;
+        name->node = node_slot;
+        sfs_registry_publish(registry, SFS_TABLE_DIRENTS, name_slot);
+    }
+}
+
+/* Of a mount that is in use it looks at what was there when it began. */
+static void
+test_growing(Fixture *f, gconstpointer data)
+{
+    pid_t child = fork();
+    int status;
+
+    if (child == 0) {
+        grow(f->registry);
+        _exit(0);
+    }
+    while (waitpid(child, &status, WNOHANG) == 0)
+        g_free(problems_of(f));
+    g_assert_cmpint(status, ==, 0);
+    finds(f, "");
+}
+
+static void
 add(const char *name, void (*test)(Fixture *, gconstpointer))
 {
     g_test_add(name, Fixture, NULL, set_up, test, tear_down);
@@ -204,5 +241,6 @@ main(int argc, char **argv)
     add("/registry-check/descriptors", test_descriptors);
     add("/registry-check/texts", test_texts);
     add("/registry-check/bases", test_bases);
+    add("/registry-check/growing", test_growing);
     return g_test_run();
 }
