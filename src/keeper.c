@@ -334,6 +334,7 @@ detach(Keeper *keeper)
     keeper->detacher = fork();
     if (keeper->detacher == 0) {
         sfs_mountpoint_detach(keeper->config->mountpoint, (dev_t)keeper->header->mount_dev);
+        sfs_mountpoint_detach_moved((dev_t)keeper->header->mount_dev, SFS_FD_DEVICE);
         _exit(0);
     }
 }
@@ -569,7 +570,7 @@ clean_up(Keeper *keeper)
     while (keeper->detacher > 0 && waitpid(keeper->detacher, NULL, 0) < 0 && errno == EINTR)
         ;
     if (keeper->header != NULL)
-        sfs_mountpoint_detach_dead(keeper->config->mountpoint, (dev_t)keeper->header->mount_dev);
+        sfs_mountpoint_detach_dead((dev_t)keeper->header->mount_dev);
     sfs_fd_clear(&keeper->abort);
     sfs_fd_clear(&keeper->null);
     sfs_fd_clear(&keeper->signals);

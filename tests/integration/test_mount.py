@@ -11,9 +11,9 @@ import stat
 
 import pytest
 
-from util import (MIB, alive, call, descendants, eventually, identity, kill, mount, mounts_at,
-                  mounts_below, opened, pattern, process_table, read, reap, refused, run, umount,
-                  write)
+from util import (MIB, MNT_DETACH, MS_BIND, MS_MOVE, MS_NOSUID, alive, call, descendants, eventually,
+                  identity, kill, mount, mounts_at, mounts_below, opened, pattern, process_table, read,
+                  reap, refused, run, umount, write)
 
 every_mode = pytest.mark.modes("passthrough", "cached", "user")
 
@@ -404,6 +404,72 @@ def test_stale_mountpoint_is_cleaned_up_by_a_background_start(new_mount):
     mount.start()
     assert len(mounts_at(mount.path)) == 1
     write(mount / "x", b"new")
+
+
+@pytest.mark.parametrize("target,path", [(".", "link/mnt0"), ("mnt0", "link"), ("mnt0", "link/")])
+def test_stale_mountpoint_is_cleaned_up_through_a_symbolic_link(place, new_mount, target, path):
+    mount = new_mount("cached")
+    killed(mount)
+    os.symlink(target, f"{place}/link")
+    mount.command[1] = f"{place}/{path}"
+    mount.start()
+    assert len(mounts_at(mount.path)) == 1
+    write(mount / "x", b"new")
+
+
+# --- Where it is mounted by now -------------------------------------------------------------------
+
+@pytest.mark.options("drain_timeout=1")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_others_have_mounted_on_top_is_left_alone(mnt, number):
+    mnt.log_is_fine = "."
+    mnt.note_processes()
+    mount("tmpfs", mnt.path, "tmpfs", MS_NOSUID, "size=64k")
+    write(mnt / "theirs", b"data")
+    kill(mnt.keeper, number)
+    mnt.process.wait(10)
+    eventually(lambda: not any(alive(process) for process in mnt.known))
+    assert [kind for kind, _, _ in mounts_at(mnt.path)] == ["fuse.sectionfs", "tmpfs"]
+    assert read(mnt / "theirs") == b"data"
+    umount(mnt.path)
+    umount(mnt.path, MNT_DETACH)
+
+
+def rename_parent(mnt, place):
+    os.rename(f"{place}/above", f"{place}/renamed")
+    return f"{place}/renamed/mnt"
+
+
+def move_mount(mnt, place):
+    os.mkdir(f"{place}/moved")
+    mount(mnt.path, f"{place}/moved", None, MS_MOVE)
+    return f"{place}/moved"
+
+
+def bind_mount(mnt, place):
+    os.mkdir(f"{place}/bound")
+    mount(mnt.path, f"{place}/bound", None, MS_BIND)
+    return f"{place}/bound"
+
+
+@pytest.mark.parametrize("mode", ["cached", "user"])
+@pytest.mark.parametrize("how", [rename_parent, move_mount, bind_mount])
+def test_sigterm_takes_it_off_wherever_it_is_by_now(place, new_mount, mode, how):
+    """At once, and whoever has a file of it open goes on."""
+    mnt = new_mount(mode, start=False)
+    os.mkdir(f"{place}/above")
+    mnt.path = mnt.command[1] = f"{os.path.realpath(place)}/above/mnt"
+    os.rename(f"{place}/mnt0", mnt.path)
+    mnt.start()
+    mnt.run(write, mnt / "x", b"data")
+    where = how(mnt, os.path.realpath(place))
+    child = mnt.child()
+    child.do("fd = os.open(path, os.O_RDWR)", path=f"{where}/x")
+    kill(mnt.keeper, signal.SIGTERM)
+    eventually(lambda: not mounts_at(where) and not mounts_at(mnt.path), 5)
+    assert child.get("os.pread(fd, 4, 0)") == b"data"
+    child.do("os.close(fd)")
+    assert mnt.wait_gone() == []
 
 
 # --- Ending while workers die, and other ends ----------------------------------------------------
