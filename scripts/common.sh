@@ -55,11 +55,15 @@ prepare_build() {
     say "configuring and building in ${builddir#"$srcdir"/}"
     (
         cd "$builddir" || exit
-        if [ ! -e config.status ] || [ "$(cat .configured 2>/dev/null)" != "$*" ]; then
+        # What was asked for, and of which tree: this one may be a copy, build folder and all.
+        want="$srcdir: $*"
+        if [ ! -e config.status ] || [ "$(cat .configured 2>/dev/null)" != "$want" ]; then
             rm -f .configured
             quietly configure.log "$srcdir/configure" "$@"
+            # Objects of other options, or out of another tree, would pass for up to date.
+            quietly clean.log make clean
             sed -n '/^  sectionfs [0-9]/,$p' configure.log
-            echo "$*" >.configured
+            echo "$want" >.configured
         fi
         make --no-print-directory -j"$(nproc)"
     )
