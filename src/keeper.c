@@ -21,6 +21,7 @@
  */
 #include "keeper.h"
 
+#include "dying.h"
 #include "keeper-link.h"
 #include "log.h"
 #include "mountpoint.h"
@@ -28,12 +29,9 @@
 #include "store.h"
 #include "util.h"
 
-#include <dirent.h>
 #include <fuse_lowlevel.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdalign.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -463,40 +461,6 @@ respawn(Keeper *keeper)
     return false;
 }
 
-/* Whether this thread may still do something. */
-static bool
-is_active(pid_t worker, const char *thread)
-{
-    char path[64], stat[512];
-    const char *state;
-
-    g_snprintf(path, sizeof path, "/proc/%d/task/%.16s/stat", (int)worker, thread);
-    if (thread[0] == '.' || sfs_read_text(AT_FDCWD, path, stat, sizeof stat) <= 0)
-        return false;
-    state = strrchr(stat, ')');
-    return state != NULL && strchr("DZX", state[2]) == NULL;
-}
-
-/* Whether some thread of the worker may still do something: all but those that the kernel has
- * asleep for good, from which no signal gets them. (opendir(3) would allocate.) */
-static bool
-has_active_threads(pid_t worker)
-{
-    char path[64];
-    alignas(struct dirent64) char entries[4096];
-    sfs_autofd tasks = -1;
-    bool active = false;
-    ssize_t n;
-
-    g_snprintf(path, sizeof path, "/proc/%d/task", (int)worker);
-    tasks = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    while (tasks >= 0 && (n = getdents64(tasks, entries, sizeof entries)) > 0) {
-        for (char *at = entries; at < entries + n; at += ((struct dirent64 *)at)->d_reclen)
-            active = is_active(worker, ((struct dirent64 *)at)->d_name) || active;
-    }
-    return active;
-}
-
 /*
  * A thread that tells the kernel of a name that is gone waits for whoever works in that directory,
  * who waits for the worker's answer. If the worker is killed then, the thread ends when another
@@ -511,22 +475,15 @@ has_active_threads(pid_t worker)
 static void
 leave_behind(Keeper *keeper)
 {
-    char path[64], stat[1024];
-    const char *last;
-
     for (int looks = 0; looks < LEAVE_LOOKS && keeper->worker != 0; looks++) {
-        if (has_active_threads(keeper->worker))
+        if (sfs_dying_is_active(keeper->worker))
             looks = 0;
         g_usleep(LEAVE_PAUSE_US);
         reap(keeper);
     }
     if (keeper->worker == 0)
         return;
-    /* The last number is the status that it will have. */
-    g_snprintf(path, sizeof path, "/proc/%d/stat", (int)keeper->worker);
-    keeper->worker_status = SIGKILL;
-    if (sfs_read_text(AT_FDCWD, path, stat, sizeof stat) > 0 && (last = strrchr(stat, ' ')) != NULL)
-        keeper->worker_status = atoi(last + 1);
+    keeper->worker_status = sfs_dying_status(keeper->worker);
     keeper->worker = 0;
 }
 

@@ -7,6 +7,7 @@
 #include "registry-check.h"
 #include "worker.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -91,6 +92,8 @@ main(int argc, char **argv)
     SfsConfig config;
     SfsRun run;
 
+    /* Whoever starts us may have it ignored: then no child's end would ever be told. */
+    signal(SIGCHLD, SIG_DFL);
     if (argc == 2 && strcmp(argv[1], "--worker-check") == 0)
         return sfs_worker_check();
     if (argc == 3 && strcmp(argv[1], "--check-registry") == 0)

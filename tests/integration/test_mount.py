@@ -16,6 +16,7 @@ from util import (MIB, MNT_DETACH, MS_BIND, MS_MOVE, MS_NOSUID, alive, call, des
                   reap, refused, run, umount, write)
 
 every_mode = pytest.mark.modes("passthrough", "cached", "user")
+IGNORING_CHILDREN = "env", "--ignore-signal=CHLD"
 
 
 def ended_well(mount):
@@ -589,6 +590,17 @@ def test_keeper_dies(mnt):
         child.do("os.ftruncate(fd, 5)")
 
 
+def test_unmounting_where_children_are_ignored(new_mount):
+    mnt = new_mount("cached", start=False)
+    mnt.command = [*IGNORING_CHILDREN, *mnt.command]
+    mnt.start()
+    kill(worker_of(mnt))
+    eventually(lambda: "was ended by signal 9" in mnt.log_text())
+    mnt.note_processes()
+    umount(mnt.path)
+    assert ended_well(mnt)
+
+
 def test_keeper_without_descriptors_ends_it_when_the_worker_dies(mnt):
     """It cannot start another, and says so."""
     child = begin_use(mnt)
@@ -720,6 +732,15 @@ def test_passthrough_on_where_it_is_not_allowed(start_refused, user, place):
     os.mkdir(path)
     os.chown(path, user.uid, user.gid)
     start_refused(path, "-o", "passthrough=on", says="passthrough", user=user, mountpoint=path)
+
+
+def test_refusal_where_children_are_ignored(start_refused, user, place):
+    """As whoever starts it may have it: SIGCHLD, which is inherited as ignored."""
+    path = f"{place}/target"
+    os.mkdir(path)
+    os.chown(path, user.uid, user.gid)
+    start_refused(path, "-o", "passthrough=on", says="passthrough", user=user, mountpoint=path,
+                  prefix=IGNORING_CHILDREN)
 
 
 @pytest.mark.parametrize("where", ["background", "foreground"])

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: MIT */
+/* A process that was killed and does not end: what may still come of it. Asks /proc alone, and
+ * allocates nothing. */
+#pragma once
+
+#include "common.h"
+
+/* Whether some thread of it may still do something: all but those that the kernel has asleep for
+ * good, from which no signal gets them. */
+bool sfs_dying_is_active(pid_t pid);
+
+/* The status that it will have, as waitpid(2) would give it; 0: it is not to be found. */
+int sfs_dying_status(pid_t pid);
