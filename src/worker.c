@@ -48,6 +48,14 @@
 
 #define MAX_BACKGROUND 64
 
+/* A request that cannot be read is tried again after a pause that doubles each time: for five
+ * seconds in all. */
+#define READ_PAUSE_US 10000
+#define READ_FAILURES_MAX 9
+
+/* Between looks at a keeper that cannot be looked at. */
+#define WATCH_PAUSE_US 10000
+
 /* FUSE_HAS_RESEND, in the second half of INIT's flags; older headers lack it. */
 #define HAS_RESEND (1u << 7)
 
@@ -66,7 +74,19 @@ typedef struct {
     Worker *worker;
     GThread *thread;
     SfsReader *reader; /* there before the worker says that it serves */
+    guint failed;      /* so many times in a row it could not read a request */
 } Server;
+
+/* Ends this worker, for another to try: it cannot do without what has just failed. */
+static void
+give_up(Worker *worker, const char *what)
+{
+    SfsRegistryHeader *header = worker->mount.header;
+
+    g_snprintf(header->startup_error, sizeof header->startup_error, "%s: %s", what,
+               g_strerror(errno));
+    _exit(1);
+}
 
 /* --- INIT ------------------------------------------------------------------------------------ */
 
@@ -185,20 +205,41 @@ save_init(Worker *worker, const struct fuse_buf *buf)
     }
 }
 
+/* Memory may be short for a while. The mount must not end for that, nor may this thread: it lets
+ * others try, and does so itself later. For want of any request the worker ends, not the mount. */
+static void
+read_later(Server *server, int error)
+{
+    if (server->failed == READ_FAILURES_MAX) {
+        g_critical("requests cannot be read any more: %s", g_strerror(error));
+        errno = error;
+        give_up(server->worker, "requests cannot be read any more");
+    }
+    if (server->failed == 0)
+        g_message("a request cannot be read yet: %s", g_strerror(error));
+    sfs_crew_work();
+    sfs_crew_will_wait();
+    g_usleep(READ_PAUSE_US << server->failed++);
+}
+
 /* One request, if there is one. False: the connection has ended. */
 static bool
-serve_one(Worker *worker, SfsReader *reader)
+serve_one(Server *server)
 {
+    Worker *worker = server->worker;
     struct fuse_buf buf = {0};
-    ssize_t n = sfs_reader_next(reader, SFS_FD_DEVICE, &buf.mem);
+    ssize_t n = sfs_reader_next(server->reader, SFS_FD_DEVICE, &buf.mem);
 
     if (n == 0)
         return true;
     /* The latter where a request was on its way to us when the connection ended. */
-    if (n < 0 && n != -ENODEV && n != -ECONNABORTED)
-        g_critical("requests cannot be read any more: %s", g_strerror((int)-n));
-    if (n < 0)
+    if (n == -ENODEV || n == -ECONNABORTED)
         return false;
+    if (n < 0) {
+        read_later(server, (int)-n);
+        return true;
+    }
+    server->failed = 0;
     sfs_crew_work();
     buf.size = (size_t)n;
     count_request(worker, &buf);
@@ -234,7 +275,7 @@ serve(gpointer data)
     serve_again(server->worker, false);
     do
         sfs_crew_sit();
-    while (serve_one(server->worker, server->reader));
+    while (serve_one(server));
     sfs_crew_leave();
     return NULL;
 }
@@ -243,13 +284,8 @@ serve(gpointer data)
 static void
 connect_session(Worker *worker, int to)
 {
-    SfsRegistryHeader *header = worker->mount.header;
-
-    if (dup2(to, SFS_FD_SESSION) >= 0)
-        return;
-    g_snprintf(header->startup_error, sizeof header->startup_error,
-               "the device cannot be given to libfuse: %s", g_strerror(errno));
-    _exit(1);
+    if (dup2(to, SFS_FD_SESSION) < 0)
+        give_up(worker, "the device cannot be given to libfuse");
 }
 
 /* What the kernel said when it was told INIT, to a libfuse that has not heard it. */
@@ -270,16 +306,16 @@ repeat_init(Worker *worker)
 static void
 serve_init(Worker *worker)
 {
-    SfsReader *reader = sfs_reader_new();
+    Server server = {.worker = worker, .reader = sfs_reader_new()};
 
     connect_session(worker, SFS_FD_DEVICE);
     if (worker->resume != NULL && sfs_resume_has_init(worker->resume))
         serve_again(worker, false);
     else if (worker->mount.header->init_length != 0)
         repeat_init(worker);
-    while (worker->mount.header->protocol_major == 0 && serve_one(worker, reader))
+    while (worker->mount.header->protocol_major == 0 && serve_one(&server))
         ;
-    sfs_reader_free(reader);
+    sfs_reader_free(server.reader);
 }
 
 /* What the mount is to begin with is made while it serves already, but before it says so. A worker
@@ -405,14 +441,14 @@ watch_keeper(gpointer data)
     Worker *worker = data;
     char byte;
 
-    if (unshare(CLONE_FILES) == 0) {
-        close_range(3, SFS_FD_LIFE - 1, 0);
-        close_range(SFS_FD_LIFE + 1, ~0u, 0);
-    }
+    if (unshare(CLONE_FILES) != 0)
+        give_up(worker, "the keeper cannot be watched");
+    close_range(3, SFS_FD_LIFE - 1, 0);
+    close_range(SFS_FD_LIFE + 1, ~0u, 0);
     g_atomic_int_set(&worker->watched, 1);
-    /* The keeper never says anything: this returns when it is gone. */
-    while (recv(SFS_FD_LIFE, &byte, 1, 0) < 0 && errno == EINTR)
-        ;
+    /* The keeper never says anything: this returns 0 when it is gone. A failure is none of that. */
+    while (recv(SFS_FD_LIFE, &byte, 1, 0) != 0)
+        g_usleep(WATCH_PAUSE_US);
     g_critical("the keeper is gone: the mount ends");
     sfs_mountpoint_detach(worker->mount.header->config.mountpoint,
                           (dev_t)worker->mount.header->mount_dev);

@@ -20,6 +20,7 @@
 #include <linux/fs.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -307,6 +308,14 @@ pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*star
     return fails(CLASS_THREADS, EAGAIN) ? EAGAIN : real(thread, attributes, start, data);
 }
 
+/* What it copies is of the thread that asks for it. */
+int
+unshare(int flags)
+{
+    REAL(unshare);
+    return fails(CLASS_THREADS, ENOMEM) ? -1 : real(flags);
+}
+
 /* --- descriptors ----------------------------------------------------------------------------- */
 
 #define DESCRIPTOR(name, parameters, arguments)                                                    \
@@ -483,6 +492,12 @@ pread64(int fd, void *bytes, size_t n, off64_t at)
     return pread(fd, bytes, n, at);
 }
 
+static bool
+plan_is_for_serving(void)
+{
+    return plan != NULL && plan->serving != 0;
+}
+
 bool
 failing_call(long call, long fd, long second)
 {
@@ -492,7 +507,7 @@ failing_call(long call, long fd, long second)
     case SYS_read:
         /* The threads that serve have the first thread's work behind them. */
         if (fd == SFS_FD_DEVICE)
-            return getpid() == gettid() && fails(CLASS_DEVICE, ENOMEM);
+            return (getpid() == gettid() || plan_is_for_serving()) && fails(CLASS_DEVICE, ENOMEM);
         return fails(CLASS_READS, EIO);
     case SYS_write:
         if (fd == SFS_FD_DEVICE)

@@ -226,6 +226,41 @@ def test_no_thread_is_to_be_had(in_use, mode):
     mnt.everything.check_bytes()
 
 
+@both_modes
+def test_keeper_that_cannot_be_watched_is_not_gone(in_use, mode):
+    """The thread that watches it gets no descriptors of its own: another worker's does."""
+    mnt = in_use(mode)
+    mnt.failures.plan("threads", 2)             # the first one is that thread itself
+    resumed(mnt)
+    assert mnt.failures.failed == 1 and "did not get to serve: status 1" in mnt.log_text()
+    mnt.everything.check()
+
+
+@both_modes
+def test_requests_that_cannot_be_read_for_a_while(in_use, mode):
+    """No thread that serves ends of it, nor does the worker, and least of all the mount."""
+    mnt = in_use(mode)
+    first = calls(mnt)["device"] + 5            # there may be some more the next time
+    mnt.failures.plan("device", first, first + 15, serving=True)
+    resumed(mnt)
+    pid = mnt.stats()["worker_pid"]
+    eventually(lambda: mnt.stats()["worker_pid"] == pid and mnt.failures.failed == 16)
+    assert "a request cannot be read yet" in mnt.log_text()
+    mnt.everything.check()
+    assert mnt.stats()["worker_pid"] == pid
+
+
+def test_requests_that_cannot_be_read_any_more(in_use):
+    """In this worker: another one goes on."""
+    mnt = in_use("cached")
+    mnt.log_is_fine += "|cannot be read any more"
+    mnt.failures.plan("device", calls(mnt)["device"] + 5, EVER, serving=True)
+    kill_worker(mnt)
+    mnt.everything.check_bytes()
+    assert "requests cannot be read any more" in mnt.log_text()
+    mnt.everything.check()
+
+
 def test_limit_that_cannot_be_moved(in_use):
     """The private tmpfs keeps its size: copies find no room, and all else goes on."""
     mnt = in_use("passthrough")
