@@ -51,6 +51,10 @@
 #define KILLS_AT_ONCE 100
 #define KILL_PAUSE_US 500000
 
+/* So long a program that is to be the next worker may take to say whether it can. sectionctl waits
+ * longer. */
+#define CHECK_TIME_US (3 * G_USEC_PER_SEC)
+
 /* Looks in a row that have to show threads asleep for good, and the time between them. */
 #define LEAVE_LOOKS 50
 #define LEAVE_PAUSE_US 400
@@ -76,6 +80,7 @@ typedef struct {
     bool reloaded;              /* workers are what is installed there now, and not what we are */
     bool reloading;             /* the worker was ended by us, for another to go on */
     pid_t checker;              /* the child that tries what is installed, or 0 */
+    gint64 check_deadline;      /* monotonic us at which it is no longer waited for */
     bool ending;                /* told to end */
     bool killed;                /* the worker was ended by us */
     gint64 deadline;            /* monotonic µs at which waiting for busy files ends; 0: never */
@@ -190,23 +195,53 @@ exec_worker(const Keeper *keeper)
 
 /* --- another program ------------------------------------------------------------------------- */
 
+static void
+refuse_reload(Keeper *keeper, const char *why)
+{
+    keeper->header->reloads_refused++;
+    sfs_log_plainly("%s: the worker stays", why);
+}
+
+/* Why this worker must not be ended now, whatever is installed; NULL: it may be. */
+static const char *
+bar_to_reload(const Keeper *keeper)
+{
+    if (atomic_load(&keeper->header->cannot_resume))
+        return "this kernel does not send requests again (Linux 6.9 and newer do)";
+    if (!atomic_load(&keeper->header->ready))
+        return "the mount does not serve yet";
+    if (keeper->ending)
+        return "the mount is about to end";
+    if (keeper->worker == 0)
+        return "another worker is on its way already";
+    return NULL;
+}
+
 /* Asks what is installed whether it knows this registry. */
 static void
 begin_reload(Keeper *keeper)
 {
     char *argv[] = {(char *)"sectionfs", (char *)"--worker-check", NULL};
+    const char *why = bar_to_reload(keeper);
 
-    if (keeper->checker != 0 || keeper->worker == 0 || keeper->ending)
+    /* The answer to an earlier signal is that to this one, too. */
+    if (why == NULL && keeper->checker != 0)
         return;
-    keeper->checker = keeper->program[0] != '\0' ? fork() : -1;
+    if (why == NULL && keeper->program[0] == '\0')
+        why = "the installed program cannot be found";
+    if (why != NULL) {
+        refuse_reload(keeper, why);
+        return;
+    }
+    keeper->checker = fork();
     if (keeper->checker == 0) {
         execv(keeper->program, argv);
         _exit(127);
     }
+    keeper->check_deadline = g_get_monotonic_time() + CHECK_TIME_US;
     if (keeper->checker < 0) {
         keeper->checker = 0;
-        keeper->header->reloads_refused++;
-        sfs_log_plainly("the installed program cannot be found: the worker stays");
+        refuse_reload(keeper, "the installed program cannot be tried");
     }
 }
 
@@ -214,7 +249,13 @@ begin_reload(Keeper *keeper)
 static void
 end_reload(Keeper *keeper, int status)
 {
+    const char *why = bar_to_reload(keeper);
+
     keeper->checker = 0;
+    if (why != NULL) {
+        refuse_reload(keeper, why);
+        return;
+    }
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
         keeper->header->reloads_refused++;
         sfs_log_plainly("%s cannot go on with a registry of layout %u: the worker stays",
@@ -222,8 +263,16 @@ end_reload(Keeper *keeper, int status)
         return;
     }
     keeper->reloaded = keeper->reloading = true;
-    if (keeper->worker != 0)
-        kill(keeper->worker, SIGKILL);
+    kill(keeper->worker, SIGKILL);
+}
+
+/* Its end is not waited for: it may be where no signal reaches. */
+static void
+give_up_check(Keeper *keeper)
+{
+    kill(keeper->checker, SIGKILL);
+    keeper->checker = 0;
+    refuse_reload(keeper, "the installed program does not say whether it can go on");
 }
 
 static void
@@ -385,22 +434,26 @@ take_signals(Keeper *keeper)
     }
 }
 
-/* How long poll(2) may wait, in ms. */
+/* How long poll(2) may wait, in ms. What is due is done. */
 static int
 time_left(Keeper *keeper)
 {
-    gint64 left;
+    const gint64 now = g_get_monotonic_time();
+    gint64 next = G_MAXINT64;
 
-    if (keeper->deadline == 0)
-        return -1;
-    left = keeper->deadline - g_get_monotonic_time();
-    if (left > 0)
-        return (int)MIN(left / 1000 + 1, INT32_MAX);
-    keeper->deadline = 0;
-    sfs_log_plainly("files of %s are still in use after %u s: ending all the same",
-                    keeper->config->mountpoint, keeper->config->drain_timeout);
-    kill_worker(keeper);
-    return -1;
+    if (keeper->checker != 0 && now >= keeper->check_deadline)
+        give_up_check(keeper);
+    if (keeper->checker != 0)
+        next = keeper->check_deadline;
+    if (keeper->deadline != 0 && now >= keeper->deadline) {
+        keeper->deadline = 0;
+        sfs_log_plainly("files of %s are still in use after %u s: ending all the same",
+                        keeper->config->mountpoint, keeper->config->drain_timeout);
+        kill_worker(keeper);
+    }
+    if (keeper->deadline != 0)
+        next = MIN(next, keeper->deadline);
+    return next == G_MAXINT64 ? -1 : (int)MIN((next - now) / 1000 + 1, INT32_MAX);
 }
 
 /* Whether the worker's end is not that of the mount. */

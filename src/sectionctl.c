@@ -444,7 +444,7 @@ run_reload(GOptionContext *context, char **argv)
             break;
     }
     fprintf(stderr,
-            "sectionctl: %s: the worker stays: what is installed cannot go on in its place\n",
+            "sectionctl: %s: the worker stays: another cannot go on in its place (see the log)\n",
             operands[0]);
     return EXIT_FAILURE;
 }

@@ -10,6 +10,8 @@ import random
 import select
 import shutil
 import signal
+import struct
+import threading
 import time
 
 import pytest
@@ -681,6 +683,58 @@ def test_reload_takes_what_is_installed(session, new_mount, place, ctl):
     assert not os.path.samefile(f"/proc/{mnt.keeper}/exe", program)
     assert os.pread(fd, 10, 0) == b"bytes"
     os.close(fd)
+
+
+def test_reload_that_nobody_answers(session, new_mount, place, ctl):
+    """A program that hangs is waited for in vain, but not for ever, and not the next time either."""
+    program = f"{place}/sectionfs"
+    shutil.copy(session.programs.sectionfs, program)
+    mnt = new_mount("cached", start=False)
+    mnt.command[0] = program
+    mnt.start()
+    os.unlink(program)
+    write(program, b"#!/bin/sh\nexec sleep 1000\n")
+    os.chmod(program, 0o755)
+    for n in range(2):
+        assert "stays" in ctl("reload", mnt.path, ok=False).stderr
+        assert mnt.stats()["reloads_refused"] == n + 1
+    assert "does not say" in mnt.log_text()
+    os.unlink(program)
+    shutil.copy(session.programs.sectionfs, program)
+    ctl("reload", mnt.path)
+
+
+def test_reload_where_the_kernel_does_not_send_again(mnt, ctl):
+    """Then the worker's end would be that of the mount."""
+    figures = mnt.stats()
+    known = struct.pack("=III", *(figures[key] for key in ("keeper_pid", "worker_pid",
+                                                           "worker_starts")))
+    with opened(f"/proc/{mnt.keeper}/fd/4") as registry:
+        at = os.pread(registry, MIB, 0).index(known) + len(known) + 4   # after `serving`
+        os.pwrite(registry, struct.pack("=I", 1), at)
+        result = ctl("reload", mnt.path, ok=False)
+        assert result.returncode == 1 and "stays" in result.stderr
+        assert mnt.stats()["worker_pid"] == figures["worker_pid"]
+        assert "does not send requests again" in mnt.log_text()
+        os.pwrite(registry, struct.pack("=I", 0), at)
+    ctl("reload", mnt.path)
+
+
+def test_reload_while_it_starts(new_mount, place):
+    """The worker stays, for what it has made by then would be lost, and the mount with it."""
+    write(f"{place}/list", "".join(f"[s{n}]\n" for n in range(1000)).encode())
+    mnt = new_mount("cached", f"sections={place}/list", start=False)
+
+    def hang_up():
+        eventually(lambda: worker_of(mnt))
+        while "serving" not in mnt.log_text():
+            kill(mnt.keeper, signal.SIGHUP)
+            time.sleep(0.002)
+    thread = threading.Thread(target=hang_up, daemon=True)
+    thread.start()
+    mnt.start()
+    thread.join()
+    assert mnt.stats()["reloads_refused"] > 0 and len(os.listdir(mnt.path)) >= 1000
 
 
 # --- Faults on demand -------------------------------------------------------------------------
