@@ -15,9 +15,10 @@
  *  - SIGTERM or SIGINT: the mount is detached from its directory, by a child, because that may wait
  * for the worker; from then on it is as above, when the last user of an open file is gone, or when
  * the time for that (drain_timeout) is over, or at a second signal;
- *  - workers fail one after the other before they get to serve: the mount is taken off, and the
- *    error says so. A worker that ends otherwise is followed by another, which goes on where it was
- *    (resume.h).
+ *  - workers fail one after the other before they get to serve, or none can be started for a
+ * while: the mount is taken off, and the error says so. A worker that ends otherwise is followed by
+ * another, which goes on where it was (resume.h); and so is one that says that the mount has ended
+ * when the kernel does not.
  */
 #include "keeper.h"
 
@@ -45,11 +46,20 @@
 #define SPARE_DESCRIPTORS 32
 
 /* Workers in a row that may fail before they serve; how much longer each is waited. Those that are
- * killed prove nothing, however many: after some of them, each is waited longer. */
+ * killed prove nothing, however many: after some of them, each is waited longer. So it is after
+ * some that end by themselves as soon as they serve. */
 #define FAILURES_MAX 5
 #define FAILURE_PAUSE_US 50000
+#define PAUSE_MAX_US 500000
 #define KILLS_AT_ONCE 100
-#define KILL_PAUSE_US 500000
+#define FLAWS_AT_ONCE 20
+#define SOON_US (2 * G_USEC_PER_SEC)
+
+/* So often starting one is tried again, when that fails: for twenty seconds. */
+#define STARTS_MAX 45
+
+/* The worker may hear of the end of the connection a moment before poll(2) shows it. */
+#define END_TIME_MS 100
 
 /* So long a program that is to be the next worker may take to say whether it can. sectionctl waits
  * longer. */
@@ -75,6 +85,8 @@ typedef struct {
     int worker_status; /* of waitpid(2), once worker is 0 */
     unsigned failures; /* workers that ended before they served, one after the other */
     unsigned kills;    /* the same, of those that somebody has killed */
+    unsigned flaws;    /* those, and such as ended by themselves soon after; kills do not count */
+    gint64 serving_since; /* of the present worker, monotonic us; 0: not yet */
     bool ready_told;
     char program[SFS_PATH_MAX]; /* where this program was installed; "": not known */
     bool reloaded;              /* workers are what is installed there now, and not what we are */
@@ -82,7 +94,7 @@ typedef struct {
     pid_t checker;              /* the child that tries what is installed, or 0 */
     gint64 check_deadline;      /* monotonic us at which it is no longer waited for */
     bool ending;                /* told to end */
-    bool killed;                /* the worker was ended by us */
+    bool killed;                /* the worker was ended by us, or none is to follow it */
     gint64 deadline;            /* monotonic µs at which waiting for busy files ends; 0: never */
     SfsReadyFunc ready;
     void *ready_data;
@@ -263,6 +275,7 @@ end_reload(Keeper *keeper, int status)
         return;
     }
     keeper->reloaded = keeper->reloading = true;
+    keeper->flaws = 0; /* of what was there before */
     kill(keeper->worker, SIGKILL);
 }
 
@@ -287,7 +300,12 @@ static gboolean
 start_worker(Keeper *keeper, GError **error)
 {
     int ends[2];
+    pid_t pid;
 
+    sfs_fd_clear(&keeper->link);
+    sfs_fd_clear(&keeper->life);
+    keeper->link = keeper->life = -1;
+    keeper->serving_since = 0;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
         FAIL("cannot make a socket for the worker: %s", g_strerror(errno));
     keeper->link = ends[0];
@@ -297,14 +315,15 @@ start_worker(Keeper *keeper, GError **error)
         FAIL("cannot make a socket for the worker: %s", g_strerror(errno));
     keeper->life = ends[0];
     place(ends[1], SFS_FD_LIFE);
-    keeper->worker = fork();
-    if (keeper->worker == 0)
+    pid = fork();
+    if (pid == 0)
         exec_worker(keeper);
     /* From now on only the worker has its end, so that its death shows. */
     dup3(keeper->null, SFS_FD_LINK, O_CLOEXEC);
     dup3(keeper->null, SFS_FD_LIFE, O_CLOEXEC);
-    if (keeper->worker < 0)
+    if (pid < 0)
         FAIL("cannot start the worker: %s", g_strerror(errno));
+    keeper->worker = pid;
     return TRUE;
 }
 
@@ -321,10 +340,9 @@ static void
 kill_worker(Keeper *keeper)
 {
     abort_connection(keeper);
-    if (keeper->worker > 0) {
-        keeper->killed = true;
+    keeper->killed = true;
+    if (keeper->worker > 0)
         kill(keeper->worker, SIGKILL);
-    }
 }
 
 static void
@@ -346,6 +364,7 @@ obey(Keeper *keeper, SfsLinkMessage message, int fd)
         drop(keeper, message.slot);
         break;
     case SFS_LINK_READY:
+        keeper->serving_since = g_get_monotonic_time();
         if (!keeper->ready_told)
             keeper->ready(keeper->ready_data);
         keeper->ready_told = true;
@@ -456,18 +475,96 @@ time_left(Keeper *keeper)
     return next == G_MAXINT64 ? -1 : (int)MIN((next - now) / 1000 + 1, INT32_MAX);
 }
 
-/* Whether the worker's end is not that of the mount. */
-static bool
-has_died(const Keeper *keeper)
+/* For so many us, in which signals are heard. It may be told to end then (`killed`). */
+static void
+wait_for(Keeper *keeper, gint64 us)
 {
+    const gint64 end = g_get_monotonic_time() + us;
+    struct pollfd fd = {.fd = keeper->signals, .events = POLLIN};
+    gint64 left;
+
+    while (!keeper->killed && (left = end - g_get_monotonic_time()) > 0) {
+        int due = time_left(keeper), ms = (int)(left / 1000 + 1);
+
+        if (poll(&fd, 1, due >= 0 ? MIN(due, ms) : ms) > 0)
+            take_signals(keeper);
+    }
+}
+
+/* Whether the worker's end is that of the mount. It says so by its status, which may as well be
+ * that of a program that is something else by now; so the kernel has to say it, too. */
+static bool
+has_ended(const Keeper *keeper)
+{
+    struct pollfd device = {.fd = SFS_FD_DEVICE};
     int status = keeper->worker_status;
 
-    if (keeper->killed || (WIFEXITED(status) && WEXITSTATUS(status) == 0))
+    if (keeper->killed)
+        return true;
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0 && poll(&device, 1, END_TIME_MS) > 0;
+}
+
+/* Whether another one can go on after it. */
+static bool
+may_be_followed(const Keeper *keeper)
+{
+    if (has_ended(keeper))
         return false;
     /* At the very start it may have found that the mount cannot be as it was asked for; or have
      * made some of the sections that it is to begin with. */
     return atomic_load(&keeper->header->ready) ||
-           (WIFSIGNALED(status) && keeper->config->sections_file[0] == '\0');
+           (WIFSIGNALED(keeper->worker_status) && keeper->config->sections_file[0] == '\0');
+}
+
+/* Counts the end of a worker for what it may show of others. */
+static void
+count_end(Keeper *keeper, bool served)
+{
+    const int status = keeper->worker_status;
+    const gint64 now = g_get_monotonic_time();
+    /* Before the mount is ready, somebody waits to hear whether it will be. */
+    bool was_killed =
+        WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && atomic_load(&keeper->header->ready);
+    bool soon = !served || keeper->serving_since == 0 || now - keeper->serving_since < SOON_US;
+
+    keeper->failures = served || was_killed ? 0 : keeper->failures + 1;
+    keeper->kills = served || !was_killed ? 0 : keeper->kills + 1;
+    if (!soon)
+        keeper->flaws = 0;
+    else if (!was_killed)
+        keeper->flaws++;
+    /* What is new may not do after all. */
+    if (keeper->flaws > 1)
+        keeper->reloaded = false;
+}
+
+/* So long it is waited for the next one. */
+static gint64
+pause_of(const Keeper *keeper)
+{
+    gint64 pause = (gint64)keeper->failures * FAILURE_PAUSE_US;
+
+    if (keeper->flaws > FLAWS_AT_ONCE)
+        pause = MAX(pause, (gint64)(keeper->flaws - FLAWS_AT_ONCE) * FAILURE_PAUSE_US);
+    return keeper->kills > KILLS_AT_ONCE ? PAUSE_MAX_US : MIN(pause, PAUSE_MAX_US);
+}
+
+/* What one start lacks (a process, a descriptor) may be there a moment later. */
+static bool
+start_another(Keeper *keeper)
+{
+    for (guint n = 1; !keeper->killed; n++) {
+        if (start_worker(keeper, NULL))
+            return true;
+        if (n == 1)
+            sfs_log_plainly("another worker cannot be started yet");
+        if (n == STARTS_MAX) {
+            sfs_log_plainly("no other worker can be started");
+            break;
+        }
+        wait_for(keeper, MIN((gint64)n * FAILURE_PAUSE_US, PAUSE_MAX_US));
+    }
+    return false;
 }
 
 /* Starts another worker after one has died. False: that has been tried often enough. */
@@ -475,13 +572,9 @@ static bool
 respawn(Keeper *keeper)
 {
     SfsRegistryHeader *header = keeper->header;
-
     bool served = atomic_load(&header->serving);
-    bool was_killed =
-        WIFSIGNALED(keeper->worker_status) && WTERMSIG(keeper->worker_status) == SIGKILL;
 
-    keeper->failures = served || was_killed ? 0 : keeper->failures + 1;
-    keeper->kills = served || !was_killed ? 0 : keeper->kills + 1;
+    count_end(keeper, served);
     if (keeper->failures > FAILURES_MAX || atomic_load(&header->cannot_resume))
         return false;
     /* The next one tells of those that have served. */
@@ -490,9 +583,6 @@ respawn(Keeper *keeper)
                         WIFSIGNALED(keeper->worker_status) ? "signal" : "status",
                         WIFSIGNALED(keeper->worker_status) ? WTERMSIG(keeper->worker_status)
                                                            : WEXITSTATUS(keeper->worker_status));
-    /* What is new may not do after all. */
-    if (keeper->failures > 1)
-        keeper->reloaded = false;
     if (keeper->reloading)
         header->reloads++;
     else
@@ -505,13 +595,8 @@ respawn(Keeper *keeper)
     keeper->reloading = false;
     atomic_store(&header->serving, 0);
     header->startup_error[0] = '\0';
-    close(keeper->link);
-    sfs_fd_clear(&keeper->life);
-    g_usleep(keeper->kills > KILLS_AT_ONCE ? KILL_PAUSE_US : keeper->failures * FAILURE_PAUSE_US);
-    if (start_worker(keeper, NULL))
-        return true;
-    sfs_log_plainly("no other worker can be started");
-    return false;
+    wait_for(keeper, pause_of(keeper));
+    return start_another(keeper);
 }
 
 /*
@@ -561,7 +646,7 @@ serve(Keeper *keeper)
         if (keeper->worker == 0) {
             /* All that it has told, before another is told anything. */
             receive(keeper);
-            if (!has_died(keeper) || !respawn(keeper))
+            if (!may_be_followed(keeper) || !respawn(keeper))
                 break;
         }
     }
@@ -738,7 +823,7 @@ conclude(Keeper *keeper, GError **error)
     const char *said = keeper->header->startup_error;
     int status = keeper->worker_status;
 
-    if (keeper->killed || (WIFEXITED(status) && WEXITSTATUS(status) == 0))
+    if (has_ended(keeper))
         return TRUE;
     if (!atomic_load(&keeper->header->ready))
         FAIL("%s", said[0] != '\0' ? said : "the worker could not start");

@@ -670,9 +670,7 @@ def test_reload_takes_what_is_installed(session, new_mount, place, ctl):
     fd = os.open(mnt / "a", os.O_CREAT | os.O_RDWR)
     os.write(fd, b"bytes")
     old = mnt.stats()["worker_pid"]
-    os.unlink(program)
-    write(program, b"#!/bin/sh\nexit 1\n")
-    os.chmod(program, 0o755)
+    install(program, "exit 1\n")
     assert "stays" in ctl("reload", mnt.path, ok=False).stderr
     assert mnt.stats()["worker_pid"] == old and mnt.stats()["reloads_refused"] == 1
     os.unlink(program)
@@ -685,6 +683,44 @@ def test_reload_takes_what_is_installed(session, new_mount, place, ctl):
     os.close(fd)
 
 
+def install(program, script):
+    os.unlink(program)
+    write(program, b"#!/bin/sh\n" + script.encode())
+    os.chmod(program, 0o755)
+
+
+def test_installed_program_that_ends_as_if_unmounted(session, new_mount, place, ctl):
+    """The keeper asks the kernel, and goes on with what it is itself."""
+    program = f"{place}/sectionfs"
+    shutil.copy(session.programs.sectionfs, program)
+    mnt = new_mount("cached", start=False)
+    mnt.command[0] = program
+    mnt.start()
+    write(mnt / "a", b"bytes")
+    ctl("reload", mnt.path)
+    install(program, "exit 0\n")
+    kill_worker(mnt)
+    assert util.call(read, mnt / "a", timeout=20) == b"bytes"
+    assert mnt.log_text().count("did not get to serve: status 0") == 2
+
+
+def test_reload_is_taken_back(new_mount, place, ctl):
+    """The installed program says that it can go on, and so it does, but never for long."""
+    faults = os.environ.get("SECTIONFS_FAULTS")
+    if not faults:
+        pytest.skip("no build with faults: make check has one, see SECTIONFS_FAULTS")
+    program = f"{place}/sectionfs"
+    shutil.copy(faults, program)
+    mnt = new_mount("cached", start=False)
+    mnt.command[0] = program
+    mnt.start()
+    write(mnt / "a", b"bytes")
+    install(program, f'SECTIONFS_ABORT_AT=10 exec {faults} "$@"\n')     # FUSE_UNLINK
+    ctl("reload", mnt.path)
+    os.unlink(mnt / "a")                        # or EIO, after three deaths
+    assert mnt.stats()["deaths"] == 2
+
+
 def test_reload_that_nobody_answers(session, new_mount, place, ctl):
     """A program that hangs is waited for in vain, but not for ever, and not the next time either."""
     program = f"{place}/sectionfs"
@@ -692,9 +728,7 @@ def test_reload_that_nobody_answers(session, new_mount, place, ctl):
     mnt = new_mount("cached", start=False)
     mnt.command[0] = program
     mnt.start()
-    os.unlink(program)
-    write(program, b"#!/bin/sh\nexec sleep 1000\n")
-    os.chmod(program, 0o755)
+    install(program, "exec sleep 1000\n")
     for n in range(2):
         assert "stays" in ctl("reload", mnt.path, ok=False).stderr
         assert mnt.stats()["reloads_refused"] == n + 1
@@ -722,19 +756,50 @@ def test_reload_where_the_kernel_does_not_send_again(mnt, ctl):
 
 def test_reload_while_it_starts(new_mount, place):
     """The worker stays, for what it has made by then would be lost, and the mount with it."""
-    write(f"{place}/list", "".join(f"[s{n}]\n" for n in range(1000)).encode())
+    server = new_mount("cached")                # who goes this way waits for it
+    write(f"{place}/file", b"bytes")
+    os.symlink(f"{place}/file", server / "link")
+    write(f"{place}/list", f"[first]\n[second]\nfile={server.path}/link\n".encode())
     mnt = new_mount("cached", f"sections={place}/list", start=False)
 
     def hang_up():
         eventually(lambda: worker_of(mnt))
-        while "serving" not in mnt.log_text():
-            kill(mnt.keeper, signal.SIGHUP)
-            time.sleep(0.002)
+        eventually(lambda: kill(mnt.keeper, signal.SIGHUP)
+                   or "does not serve yet" in mnt.log_text())
+        kill(worker_of(server)[0], signal.SIGCONT)
     thread = threading.Thread(target=hang_up, daemon=True)
-    thread.start()
-    mnt.start()
+    with server.stopped():
+        thread.start()
+        mnt.start()
     thread.join()
-    assert mnt.stats()["reloads_refused"] > 0 and len(os.listdir(mnt.path)) >= 1000
+    assert mnt.stats()["reloads_refused"] > 0
+    assert sorted(os.listdir(mnt.path)) == ["first", "second"]
+    assert mnt.stop() == []                     # before the file's mount
+    mnt.keeper = None
+
+
+# --- Ends one after the other -----------------------------------------------------------------
+
+def test_worker_that_ends_as_soon_as_it_serves(new_mount):
+    """By itself, which SIGUSR2 stands for here: in the end the keeper takes its time. After one that
+    has served for a while it does not."""
+    mnt = new_mount("cached")
+    took = []
+    for _ in range(27):
+        kill_worker(mnt, signal.SIGUSR2)
+        eventually(lambda: mnt.stats()["deaths"] == len(took) + 1)
+        took.append(mnt.stats()["resume_last_us"])
+    assert min(took[20:]) > 40000 and took[-1] > 300000 and sorted(took[:20])[10] < 300000, took
+    time.sleep(2.2)
+    kill_worker(mnt, signal.SIGUSR2)
+    eventually(lambda: mnt.stats()["deaths"] == 28)
+    assert mnt.stats()["resume_last_us"] < 300000
+
+
+def test_worker_that_is_killed_before_anybody_is_served(faulty):
+    """Whoever starts the mount hears of it."""
+    with pytest.raises(RuntimeError, match="(?s)ended with status 1.*the worker could not start"):
+        faulty("cached", SECTIONFS_KILL_AT=",".join(str(5 * n) for n in range(1, 20)))
 
 
 # --- Faults on demand -------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import re
 import resource
 import signal
 import stat
+import time
 
 import pytest
 
@@ -601,16 +602,33 @@ def test_unmounting_where_children_are_ignored(new_mount):
     assert ended_well(mnt)
 
 
-def test_keeper_without_descriptors_ends_it_when_the_worker_dies(mnt):
-    """It cannot start another, and says so."""
+@pytest.mark.parametrize("signals", [(), (signal.SIGTERM, signal.SIGTERM)])
+def test_keeper_without_descriptors_ends_it_when_the_worker_dies(new_mount, signals):
+    """It tries for a while to start another, and says so. Whoever wants can end it meanwhile."""
+    mnt = new_mount("cached")
     child = begin_use(mnt)
     mnt.note_processes()
     resource.prlimit(mnt.keeper, resource.RLIMIT_NOFILE, (9, 9))
     check_use(child)
     kill(worker_of(mnt))
-    assert mnt.wait_gone() == []
-    assert mnt.status == 1 and "no other worker can be started" in mnt.log_text()
+    eventually(lambda: "another worker cannot be started yet" in mnt.log_text())
+    for number in signals:
+        kill(mnt.keeper, number)
+        time.sleep(0.1)
+    assert mnt.wait_gone(3 if signals else 40) == []
+    assert mnt.status == (0 if signals else 1)
+    assert ("no other worker can be started" in mnt.log_text()) == (not signals)
     assert os.listdir(mnt.path) == []
+
+
+def test_keeper_without_descriptors_for_a_while(mnt):
+    os.mkdir(mnt / "d")                         # nothing that it would have to keep open
+    resource.prlimit(mnt.keeper, resource.RLIMIT_NOFILE, (9, 4096))
+    kill(worker_of(mnt))
+    eventually(lambda: "another worker cannot be started yet" in mnt.log_text())
+    time.sleep(0.5)
+    resource.prlimit(mnt.keeper, resource.RLIMIT_NOFILE, (4096, 4096))
+    assert os.listdir(mnt.path) == ["d"]
 
 
 def test_keeper_that_cannot_keep_a_descriptor_says_so(mnt):
