@@ -22,6 +22,7 @@
  */
 #include "keeper.h"
 
+#include "connection.h"
 #include "dying.h"
 #include "keeper-link.h"
 #include "log.h"
@@ -35,11 +36,9 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/sysmacros.h>
 #include <sys/wait.h>
 
 /* Descriptors of the keeper that the worker has not. */
@@ -709,49 +708,6 @@ mount_session(Keeper *keeper, char *said, size_t size)
     return r;
 }
 
-/* The kernel lets a FUSE filesystem have but one hundredth of the dirty pages that others may have,
- * and makes who stores to mappings wait for the daemon beyond that. Here what is dirty is memory
- * before and after. Only root may say so; for others it stays as it is. */
-static void
-loosen_write_back(const Keeper *keeper)
-{
-    static const char *const settings[][2] = {{"strict_limit", "0"}, {"max_ratio", "100"}};
-    const dev_t device = (dev_t)keeper->header->mount_dev;
-
-    for (size_t i = 0; i < G_N_ELEMENTS(settings); i++) {
-        char path[64];
-        sfs_autofd fd = -1;
-
-        g_snprintf(path, sizeof path, "/sys/class/bdi/%u:%u/%s", major(device), minor(device),
-                   settings[i][0]);
-        fd = open(path, O_WRONLY | O_CLOEXEC);
-        if (fd < 0 || write(fd, settings[i][1], strlen(settings[i][1])) < 0)
-            g_debug("%s stays as it is: %s", path, g_strerror(errno));
-    }
-}
-
-/* Where nobody has mounted the filesystem in which connections are ended, it is mounted on nothing,
- * which takes privilege; users go without. */
-static int
-open_abort(dev_t device)
-{
-    sfs_autofd context = -1, mount = -1;
-    char path[64];
-    int fd;
-
-    g_snprintf(path, sizeof path, "/sys/fs/fuse/connections/%u/abort", minor(device));
-    fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd >= 0)
-        return fd;
-    context = fsopen("fusectl", FSOPEN_CLOEXEC);
-    if (context >= 0 && fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
-        mount = fsmount(context, FSMOUNT_CLOEXEC, 0);
-    if (mount < 0)
-        return -1;
-    g_snprintf(path, sizeof path, "%u/abort", minor(device));
-    return openat(mount, path, O_WRONLY | O_CLOEXEC);
-}
-
 static gboolean
 mount_it(Keeper *keeper, GError **error)
 {
@@ -774,8 +730,8 @@ mount_it(Keeper *keeper, GError **error)
              said[0] != '\0' ? g_strchomp(said) : sfs_log_last_fuse_error());
     dup2(fuse_session_fd(keeper->session), SFS_FD_DEVICE);
     keeper->header->mount_dev = sfs_mountpoint_device(keeper->config->mountpoint);
-    keeper->abort = open_abort((dev_t)keeper->header->mount_dev);
-    loosen_write_back(keeper);
+    keeper->abort = sfs_connection_open_abort((dev_t)keeper->header->mount_dev);
+    sfs_connection_loosen_write_back((dev_t)keeper->header->mount_dev);
     return TRUE;
 }
 
