@@ -494,8 +494,14 @@ copy_reset(SfsBacking *backing, off_t size)
     return copy_over(&(Making){self->file, backing}, self->of, size);
 }
 
+static SfsBacking *
+copy_of(SfsBacking *backing)
+{
+    return copy(backing)->of;
+}
+
 static int
-copy_commit(SfsBacking *backing)
+copy_commit(SfsBacking *backing, off_t size)
 {
     CopyBacking *self = copy(backing);
     SfsViewRec *rec = sfs_registry_get(self->registry, SFS_TABLE_VIEWS, self->slot);
@@ -505,10 +511,12 @@ copy_commit(SfsBacking *backing)
 
     if (self->of == NULL)
         return -EOPNOTSUPP;
-    if (self->file != NULL && fstat(self->fd, &st) != 0)
+    if (fstat(self->fd, &st) != 0)
         return -errno;
     if (self->file != NULL)
-        return sfs_view_commit_bytes(backing, self->of, rec, st.st_size);
+        return sfs_view_commit_bytes(backing, self->of, rec, st.st_size, size);
+    if (size >= 0 && st.st_size != size)
+        return -EAGAIN;
     locker = g_mutex_locker_new(&self->of->verbs);
     atomic_store(&rec->committing, 1);
     r = clone_over(sfs_backing_data_fd(self->of), self->fd); /* it goes back as it came */
@@ -534,6 +542,7 @@ static const SfsBackingOps copy_ops = {
     .hidden = copy_hidden,
     .reset = copy_reset,
     .commit = copy_commit,
+    .of = copy_of,
     .data_fd = copy_fd,
     .lock_fd = copy_fd,
     .free = copy_free,

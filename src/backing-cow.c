@@ -529,6 +529,12 @@ cow_free(SfsBacking *backing)
     g_free(self);
 }
 
+static SfsBacking *
+cow_of(SfsBacking *backing)
+{
+    return sfs_cow(backing)->base;
+}
+
 /* In whole pages. */
 static uint64_t
 cow_private_bytes(SfsBacking *backing)
@@ -557,6 +563,7 @@ static const SfsBackingOps cow_ops = {
     .hidden = sfs_cow_hidden,
     .reset = sfs_cow_reset,
     .commit = sfs_cow_commit,
+    .of = cow_of,
     .data_fd = NULL,
     .lock_fd = cow_lock_fd,
     .free = cow_free,

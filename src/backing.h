@@ -100,8 +100,11 @@ typedef struct {
 
     /* Makes the base as the view is. -ENOSPC before anything was done; done again from its start
      * after a death in between, it ends the same. What was not written to meanwhile is no longer
-     * the view's own then. */
-    int (*commit)(SfsBacking *backing);
+     * the view's own then. @size: what it was found to have, or -1; -EAGAIN if it has another. */
+    int (*commit)(SfsBacking *backing, off_t size);
+
+    /* What it is a view of, NULL: nothing. Borrowed. */
+    SfsBacking *(*of)(SfsBacking *backing);
 
     /* The descriptor whose bytes are this backing's, at the same offsets, for as long as it lives:
      * the one for passthrough and splicing. NULL: there is none such. */
@@ -208,7 +211,8 @@ void sfs_backing_copy_keep(SfsBacking *copy, uint32_t slot);
 /* For `commit` of those two (view-commit.c): makes @base as @view with the record @rec is, whose
  * own bytes are those that `changed` tells; @limit: from there on nothing else of the base is to be
  * left. */
-int sfs_view_commit_bytes(SfsBacking *view, SfsBacking *base, SfsViewRec *rec, off_t limit);
+int sfs_view_commit_bytes(SfsBacking *view, SfsBacking *base, SfsViewRec *rec, off_t limit,
+                          off_t size);
 
 /* The one that a dead worker has kept in the record; @link: to the keeper. */
 SfsBacking *sfs_backing_copy_adopt(SfsStore *store, int link, SfsBacking *base,

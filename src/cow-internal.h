@@ -103,4 +103,4 @@ int sfs_cow_hidden(SfsBacking *backing, off_t from, off_t stop, off_t *first, of
 
 int sfs_cow_changed(SfsBacking *backing, off_t from, off_t *first, off_t *end);
 int sfs_cow_reset(SfsBacking *backing, off_t size);
-int sfs_cow_commit(SfsBacking *backing);
+int sfs_cow_commit(SfsBacking *backing, off_t size);

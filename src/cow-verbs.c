@@ -116,12 +116,12 @@ sfs_cow_reset(SfsBacking *backing, off_t size)
 }
 
 int
-sfs_cow_commit(SfsBacking *backing)
+sfs_cow_commit(SfsBacking *backing, off_t size)
 {
     SfsCowBacking *self = sfs_cow(backing);
     uint64_t changes;
     bool forgotten = false;
-    off_t limit, size;
+    off_t limit, end;
     int r;
 
     if (self->base == NULL)
@@ -130,11 +130,11 @@ sfs_cow_commit(SfsBacking *backing)
     changes = self->changes;
     limit = (off_t)self->rec->base_limit;
     g_mutex_unlock(&self->lock);
-    r = sfs_view_commit_bytes(backing, self->base, self->rec, limit);
+    r = sfs_view_commit_bytes(backing, self->base, self->rec, limit, size);
     if (r < 0)
         return r;
     g_mutex_lock(&self->lock);
-    size = (off_t)self->rec->size;
+    end = (off_t)self->rec->size;
     if (changes == self->changes) {
         sfs_cow_begin_cut(self);
         atomic_store(&self->rec->base_limit, self->rec->size);
@@ -144,6 +144,6 @@ sfs_cow_commit(SfsBacking *backing)
     }
     g_mutex_unlock(&self->lock);
     if (forgotten)
-        sweep(self, size);
+        sweep(self, end);
     return 0;
 }

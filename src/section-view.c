@@ -108,6 +108,8 @@ sfs_section_view_reset(SfsMount *mount, SfsHandle *handle)
     sfs_node_peek(mount->nodes, handle->node, handle->class, &target);
     locker = g_mutex_locker_new(&handle->backing->verbs);
     base = sfs_section_bytes(mount, &target);
+    if (handle->backing->ops->of(handle->backing) != base)
+        return -ESTALE; /* it was emptied, and has other bytes by now */
     if (base != NULL)
         r = base->ops->stat(base, &st);
     if (r < 0)
@@ -157,6 +159,7 @@ static int
 commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *caller)
 {
     g_autoptr(GMutexLocker) locker = NULL;
+    g_autoptr(SfsBacking) bytes = NULL;
     SfsTarget base;
     struct stat st;
     int r = check_view(handle, true);
@@ -166,6 +169,9 @@ commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *caller)
     if (r < 0)
         return r;
     locker = g_mutex_locker_new(&handle->backing->verbs);
+    bytes = sfs_node_backing(mount->nodes, base.slot);
+    if (handle->backing->ops->of(handle->backing) != bytes)
+        return -ESTALE; /* the section was emptied, and has other ones by now */
     /* What was stored to mappings of either before must not come in afterwards. */
     settle_inode(mount, handle->rec->nodeid);
     settle_inode(mount, nodeid_of(base.slot, base.rec));
@@ -178,7 +184,7 @@ commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *caller)
         return r;
     sfs_section_drop_privileges(mount, &base, caller);
     atomic_fetch_add(&base.rec->commits, 1);
-    r = handle->backing->ops->commit(handle->backing);
+    r = handle->backing->ops->commit(handle->backing, st.st_size);
     if (r == 0)
         r = promise_memory(mount, &base, st.st_size); /* holes that were made are filled */
     settle_inode(mount, nodeid_of(base.slot, base.rec));

@@ -171,6 +171,8 @@ commit_meaning(int code)
         return "the view has another size, which the section may not take";
     case ETXTBSY:
         return "the view is shorter than the section, which is in use (resize=grow)";
+    case EAGAIN:
+        return "the view was given another size meanwhile, and nothing was written";
     default:
         return NULL;
     }
@@ -188,6 +190,8 @@ change(int fd, const char *verb, const char *view, GError **error)
         why = no_view;
     else if (errno == EBADF)
         why = for_reading;
+    else if (errno == ESTALE)
+        why = "the section was emptied meanwhile, and has other bytes by now";
     else
         why = commits ? commit_meaning(errno) : NULL;
     return sectionctl_cow_fail(error, verb, view, errno, why);

@@ -83,7 +83,7 @@ write_range(SfsBacking *view, SfsBacking *base, char *buffer, off_t at, off_t en
 }
 
 int
-sfs_view_commit_bytes(SfsBacking *view, SfsBacking *base, SfsViewRec *rec, off_t limit)
+sfs_view_commit_bytes(SfsBacking *view, SfsBacking *base, SfsViewRec *rec, off_t limit, off_t size)
 {
     g_autofree char *buffer = g_malloc(PIECE);
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&base->verbs);
@@ -93,12 +93,15 @@ sfs_view_commit_bytes(SfsBacking *view, SfsBacking *base, SfsViewRec *rec, off_t
 
     if (r == 0)
         r = view->ops->stat(view, &st);
+    /* The section may take the size that was asked about, and no other. */
+    if (r == 0 && size >= 0 && st.st_size != size)
+        r = -EAGAIN;
     if (r < 0)
         return r;
     atomic_store(&rec->committing, 1);
     r = set_size(view, base, st.st_size, limit);
-    while (r == 0 && view->ops->changed(view, at, &first, &end) == 0) {
-        r = write_range(view, base, buffer, first, end);
+    while (r == 0 && view->ops->changed(view, at, &first, &end) == 0 && first < st.st_size) {
+        r = write_range(view, base, buffer, first, MIN(end, st.st_size));
         at = end;
     }
     if (r == 0 && base->ops->sync != NULL)

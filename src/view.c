@@ -182,7 +182,7 @@ sfs_views_finish_commits(SfsMount *mount)
 
         if (!view->rec->committing)
             continue;
-        r = view->backing->ops->commit(view->backing);
+        r = view->backing->ops->commit(view->backing, -1);
         if (r < 0)
             g_warning("section %" PRIu64
                       ": what was begun to be written into it could not be ended: %s",

@@ -15,7 +15,7 @@ from sections import COMMIT, RESET
 from test_verbs import diff
 from test_views import define, loop, mode  # noqa: F401 (loop: a fixture)
 from util import (KIB, MIB, PAGE, Child, View, eventually, fallocate, opened, pattern, punch, read,
-                  refused, write)
+                  refused, run, write)
 
 KEEP_SIZE, ZERO_RANGE = 1, 16
 SIZE = 2 * MIB + 123
@@ -117,6 +117,22 @@ def test_what_was_cut_off_and_grew_again_differs(base):
         assert rebuilt(mnt / "base", fd) == os.pread(fd, SIZE, 0)
         fcntl.ioctl(fd, RESET)
         assert diff(fd) == []
+
+
+@pytest.mark.modes("passthrough")
+@pytest.mark.options("cow_copy_max=0")
+def test_clone_of_a_file_that_others_share(loop, mnt):  # noqa: F811
+    """That an extent is shared does not say with whom: here the section has another one by now."""
+    place = loop("xfs")
+    write(f"{place}/real", pattern("real", MIB))
+    run("cp", "--reflink=always", f"{place}/real", f"{place}/backup")
+    define(mnt / "x", f"{place}/real")
+    with opened(mnt.cow("x")) as fd:
+        assert mode(fd) == "clone" and diff(fd) == []
+        with opened(mnt / "x") as section:
+            os.pwrite(section, b"changed", 40 * PAGE)
+            os.fsync(section)
+        assert rebuilt(mnt / "x", fd) == os.pread(fd, MIB, 0) == pattern("real", MIB)
 
 
 # --- Of a part of a file, and of views of views ---------------------------------------------------
@@ -274,6 +290,24 @@ def test_section_that_a_commit_has_shortened_can_be_opened(mnt):
         assert child.finish() == 10 * PAGE
         child.kill()
     os.unlink(mnt / "x")
+
+
+@pytest.mark.modes("passthrough", "cached")
+@pytest.mark.options("cow_copy_max=0")
+def test_view_of_what_a_section_was_before(mnt, ctl):
+    """Its bytes are nobody's any more, and the section's are others."""
+    write(mnt / "x", pattern("x", 100 * KIB))
+    ctl("create", mnt / "copy", "--base", "x")
+    with opened(mnt / "copy") as fd:
+        os.pwrite(fd, b"own", 0)
+        os.close(os.open(mnt / "x", os.O_WRONLY | os.O_TRUNC))
+        time.sleep(0.3)                                 # in which it is found to have no user
+        write(mnt / "x", pattern("new", 50 * KIB))
+        for request in COMMIT, RESET:
+            with refused(errno.ESTALE):
+                fcntl.ioctl(fd, request)
+            assert os.pread(fd, 3, 0) == b"own"
+            assert read(mnt / "x") == pattern("new", 50 * KIB)
 
 
 @pytest.mark.modes("passthrough", "cached")
