@@ -15,9 +15,9 @@
  *
  * Order, for a death in between: bytes before map, map before reply. A write that was not answered
  * may be missing or done; one that was answered is there, and one of which the map cannot be kept
- * is refused. When a view is cut, size and base_limit
- * go first: whatever of the map is left beyond size then is dropped by whoever opens the registry
- * next.
+ * is refused. Holes are the other way round: map, and then nothing there. When a view is cut, size
+ * and base_limit go first: whatever of the map is left beyond size then is dropped by whoever opens
+ * the registry next.
  *
  * The lock is held across system calls on the overlay, which is memory, and never across reads of
  * the base, which may be a disk. So a page is read from the base first, and used under the lock

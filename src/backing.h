@@ -98,7 +98,8 @@ typedef struct {
     /* Makes it as the base is now, which has @size bytes. */
     int (*reset)(SfsBacking *backing, off_t size);
 
-    /* Makes the base as the view is. -ENOSPC before anything was done; done again from its start
+    /* Makes the base as the view is. -ENOSPC before anything was done, where room can be had
+     * beforehand; done again from its start
      * after a death in between, it ends the same. What was not written to meanwhile is no longer
      * the view's own then. @size: what it was found to have, or -1; -EAGAIN if it has another. */
     int (*commit)(SfsBacking *backing, off_t size);

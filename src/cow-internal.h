@@ -62,9 +62,9 @@ void sfs_cow_modified(SfsCowBacking *self);
 /* Makes the overlay if there is none. */
 int sfs_cow_need_overlay(SfsCowBacking *self);
 
-/* Pages [first, end) are no longer the base's. What the overlay has of them is there already. 0; or
- * a negative errno where that cannot be kept for a later worker: then those that were the base's
- * still are. @force: they are private for this worker at least. */
+/* Pages [first, end) are no longer the base's. What the overlay has of them is there already, but
+ * for holes. 0; or a negative errno where that cannot be kept for a later worker: then those that
+ * were the base's still are. @force: they are private for this worker at least. */
 int sfs_cow_make_private(SfsCowBacking *self, uint64_t first, uint64_t end, bool force);
 
 /* Makes it no smaller than @end. */

@@ -171,7 +171,8 @@ bool sfs_section_size_waits(SfsMount *mount, const SfsTarget *target, const SfsH
                             off_t size);
 
 /* To be called after the reply to whatever may have changed the size: until then nobody can open a
- * section that was cut off, so that nobody maps what the kernel takes to be there still. */
+ * section that was cut off, so that nobody maps what the kernel takes to be there still. (Or before
+ * it, where the kernel was told that what it knows of the section is old.) */
 void sfs_section_cut(SfsMount *mount);
 
 /* Bytes that a section shows, or a new view of it would start with: its own, or those of what it is

@@ -518,10 +518,9 @@ static const Command commands[] = {
         "cow",
         "VERB VIEW [FILE]",
         "Look at an open copy-on-write view, drop or keep what it holds",
-        "VIEW is an open view, by a path such as /proc/PID/fd/N or /dev/fd/N, or the name of an "
-        "open\n"
-        "section with cow=section. The verbs are\n"
-        "  diff         print the ranges that are its own: offset and length in bytes\n"
+        "VIEW is a view that somebody has open, by a path such as /proc/PID/fd/N or /dev/fd/N, or\n"
+        "the name of a section with cow=section that somebody has open. The verbs are\n"
+        "  diff         print the ranges in which it differs: offset and length in bytes\n"
         "  reset        drop them: the view is as the section is now\n"
         "  commit       write them into the section, which you must be allowed to write\n"
         "  export FILE  write all of the view to a new file, with holes where it has them\n"

@@ -2,7 +2,8 @@
 /*
  * Writing what is a view's own into what it is a view of.
  *
- * All or nothing, as far as a death goes: there is room for all of it before anything is written,
+ * All or nothing, as far as a death goes: there is room for all of it before anything is written
+ * (but on file systems that take other room for each write),
  * `committing` in the view's record says that it has begun, and whoever finds that so does it again
  * from the start (sfs_views_finish_commits()), which over what was done ends the same. For that the
  * base is never made smaller than it will be: cutting it would give back the room, and whoever has
