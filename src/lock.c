@@ -549,6 +549,18 @@ leave(SfsLocks *locks, SfsLockWait *wait)
     g_mutex_unlock(&locks->lock);
 }
 
+/* It was never begun, or there is nothing more to wait for. */
+static void
+end_wait(SfsLockWait *wait, int r)
+{
+    g_mutex_lock(&wait->lock);
+    wait->asleep = false;
+    wait->over = true;
+    g_mutex_unlock(&wait->lock);
+    wait->done(r, wait->data);
+    unref_wait(wait);
+}
+
 static gpointer
 wait_for_lock(gpointer data)
 {
@@ -559,14 +571,9 @@ wait_for_lock(gpointer data)
     while (r == -EINTR && may_sleep(wait))
         r = sleep_once(wait);
     leave(locks, wait);
-    g_mutex_lock(&wait->lock);
-    wait->asleep = false;
-    wait->over = true;
-    g_mutex_unlock(&wait->lock);
     if (r == 0 && wait->owner != NULL)
         note_locked(locks, wait->owner, wait->handle, &wait->record);
-    wait->done(r, wait->data);
-    unref_wait(wait);
+    end_wait(wait, r);
     atomic_fetch_sub(&locks->waiters, 1);
     return NULL;
 }
@@ -584,8 +591,7 @@ sfs_lock_wait_start(SfsLockWait *wait)
         return;
     }
     atomic_fetch_sub(&locks->waiters, 1);
-    wait->done(-ENOLCK, wait->data);
-    unref_wait(wait);
+    end_wait(wait, -ENOLCK);
 }
 
 /* On a thread of the wakers' pool. */

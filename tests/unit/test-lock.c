@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which locks a new worker takes up. The dead one is played by records, and by descriptors that
- * hold the locks; the keeper by a socket that nobody reads, for it may always be behind.
+ * Which locks a new worker takes up, and what becomes of waits and locks when something else
+ * happens meanwhile. The dead worker is played by records, and by descriptors that hold the locks;
+ * the keeper by a socket that nobody reads, for it may always be behind.
  */
 #include "lock.h"
 
@@ -13,6 +14,8 @@
 
 #define OWNER 7
 #define OTHER 8
+#define PATIENCE 60 /* seconds after which what has not ended never does */
+#define PENDING 1   /* of a wait that is not done */
 
 typedef struct {
     SfsMount mount;
@@ -40,12 +43,25 @@ __wrap_sfs_section_handle_at(SfsMount *mount, uint32_t slot)
     return slot == handle.slot ? &handle : NULL;
 }
 
+static bool no_threads;
+
+GThread *__wrap_g_thread_try_new(const char *name, GThreadFunc run, gpointer data, GError **error);
+GThread *__real_g_thread_try_new(const char *name, GThreadFunc run, gpointer data, GError **error);
+
+GThread *
+__wrap_g_thread_try_new(const char *name, GThreadFunc run, gpointer data, GError **error)
+{
+    return no_threads ? NULL : __real_g_thread_try_new(name, run, data, error);
+}
+
 static void
 set_up(Fixture *f, gconstpointer unused)
 {
     g_autofree SfsConfig *config = g_new0(SfsConfig, 1);
     g_autoptr(GError) error = NULL;
 
+    alarm(PATIENCE);
+    no_threads = false;
     f->mount.registry = sfs_registry_create(config, &error);
     g_assert_no_error(error);
     g_assert_no_errno(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, f->ends));
@@ -160,6 +176,48 @@ test_both_hold(Fixture *f, gconstpointer unused)
     g_assert_cmpint(holder_of(f, 5), ==, 4711);
 }
 
+/* --- waits ----------------------------------------------------------------------------------- */
+
+static atomic_int result;
+
+static void
+done(int r, void *unused)
+{
+    atomic_store(&result, r);
+}
+
+/* OWNER's, for the byte at 3. */
+static SfsLockWait *
+new_wait(Fixture *f)
+{
+    struct flock byte = {
+        .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 3, .l_len = 1, .l_pid = 4711};
+
+    atomic_store(&result, PENDING);
+    return sfs_lock_wait_new(&f->mount, &handle, OWNER, &byte, 0, false, done, NULL);
+}
+
+/* What it ended with, once nobody waits. */
+static int
+result_of_wait(Fixture *f)
+{
+    while (atomic_load(&result) == PENDING || !sfs_locks_idle(f->mount.locks))
+        g_usleep(1000);
+    return atomic_load(&result);
+}
+
+/* Whoever is to wake it has to find that it is over: the end of the locks waits for him. */
+static void
+test_no_thread(Fixture *f, gconstpointer unused)
+{
+    SfsLockWait *wait = new_wait(f);
+
+    no_threads = true;
+    sfs_lock_wait_interrupt(wait);
+    sfs_lock_wait_start(wait);
+    g_assert_cmpint(result_of_wait(f), ==, -ENOLCK);
+}
+
 static void
 add(const char *name, void (*test)(Fixture *, gconstpointer))
 {
@@ -175,5 +233,6 @@ main(int argc, char **argv)
     add("/lock/first-holds", test_first_holds);
     add("/lock/second-holds", test_second_holds);
     add("/lock/both-hold", test_both_hold);
+    add("/lock/no-thread", test_no_thread);
     return g_test_run();
 }
