@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * An Owner is what one owner has locked of one backing. It lives in the table from its first lock
- * until it closes the file, and beyond that as long as one of its waiters.
+ * until it closes the file, and beyond that as long as somebody uses it, as its waiters do: what
+ * they get after the close is to stay.
  *
- * The table's lock protects the table, and what the owners in it have noted; it is not held across
- * the locking itself, which on a network's file system takes time. What is noted of ranges serves
- * only to tell who holds a lock; the kernel's word is what counts.
+ * The table's lock protects the table, who uses the owners, and what they have noted; it is not
+ * held across the locking or lifting itself, which on a network's file system takes time. What is
+ * noted of ranges serves only to tell who holds a lock; the kernel's word is what counts.
  *
  * The keeper has a duplicate of every description that locks are held by, so that they outlive the
  * worker; therefore closing does not lift them here, and is never meant to. Whose they are is in
@@ -16,6 +17,7 @@
  */
 #include "lock.h"
 
+#include "crew.h"
 #include "keeper-link.h"
 #include "log.h"
 #include "util.h"
@@ -40,7 +42,7 @@ typedef struct {
 typedef struct {
     const SfsBacking *backing; /* key, with id */
     uint64_t id;
-    gatomicrefcount refs;
+    guint refs;
     SfsLocks *locks;
     uint32_t slot; /* of its record */
     SfsLockRec *rec;
@@ -119,8 +121,18 @@ unref_owner(gpointer data)
     Owner *owner = data;
     SfsLocks *locks = owner->locks;
     uint32_t fd_slot = owner->rec->fd_slot;
+    guint left;
 
-    if (!g_atomic_ref_count_dec(&owner->refs))
+    g_mutex_lock(&locks->lock);
+    left = --owner->refs;
+    /* It has closed, and nobody uses it any more: the table has no use for it either. */
+    if (left == 1 && g_hash_table_size(owner->through) == 0 &&
+        g_hash_table_lookup(locks->owners, owner) == owner) {
+        g_hash_table_steal(locks->owners, owner);
+        left = 0;
+    }
+    g_mutex_unlock(&locks->lock);
+    if (left > 0)
         return;
     lift_all(owner->fd);
     sfs_registry_release(locks->registry, SFS_TABLE_LOCKS, owner->slot);
@@ -130,7 +142,7 @@ unref_owner(gpointer data)
 }
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Owner, unref_owner)
 
-/* The table's reference: the locks go with it, whoever else still has one. */
+/* The table's reference: the locks go with it, whoever else still has one. Table not locked. */
 static void
 drop_owner(gpointer data)
 {
@@ -166,7 +178,7 @@ find_owner(SfsLocks *locks, const SfsHandle *handle, uint64_t id)
     g_mutex_lock(&locks->lock);
     owner = g_hash_table_lookup(locks->owners, &key);
     if (owner != NULL)
-        g_atomic_ref_count_inc(&owner->refs);
+        owner->refs++;
     g_mutex_unlock(&locks->lock);
     return owner;
 }
@@ -176,7 +188,7 @@ new_owner(SfsLocks *locks, const SfsHandle *handle, uint32_t slot, SfsLockRec *r
 {
     Owner *owner = g_new0(Owner, 1);
 
-    g_atomic_ref_count_init(&owner->refs);
+    owner->refs = 1;
     owner->locks = locks;
     owner->backing = handle->backing;
     owner->id = rec->owner;
@@ -219,7 +231,7 @@ need_owner(SfsLocks *locks, SfsHandle *handle, uint64_t id, Owner **out)
     g_mutex_lock(&locks->lock);
     other = g_hash_table_lookup(locks->owners, owner);
     *out = other != NULL ? other : owner;
-    g_atomic_ref_count_inc(&(*out)->refs);
+    (*out)->refs++;
     g_hash_table_add((*out)->through, handle);
     if (other == NULL)
         g_hash_table_add(locks->owners, owner);
@@ -265,6 +277,7 @@ note(Owner *owner, const SfsHandle *handle, const struct flock *lock)
     g_array_append_val(owner->ranges, new);
     owner->pid = lock->l_pid;
     owner->rec->pid = (uint32_t)lock->l_pid;
+    owner->rec->handle = handle->slot; /* the one before may be closed */
     g_hash_table_add(owner->through, (gpointer)handle);
 }
 
@@ -435,8 +448,6 @@ unref_wait(SfsLockWait *wait)
 {
     if (!g_atomic_ref_count_dec(&wait->refs))
         return;
-    if (wait->owner != NULL)
-        unref_owner(wait->owner);
     sfs_fd_clear(&wait->fd);
     g_mutex_clear(&wait->lock);
     g_free(wait);
@@ -557,6 +568,8 @@ end_wait(SfsLockWait *wait, int r)
     wait->asleep = false;
     wait->over = true;
     g_mutex_unlock(&wait->lock);
+    /* Now, for once it is done the handle may go, and with it the backing that the owner names. */
+    g_clear_pointer(&wait->owner, unref_owner);
     wait->done(r, wait->data);
     unref_wait(wait);
 }
@@ -645,39 +658,78 @@ note_closing(SfsLocks *locks, SfsHandle *handle)
     atomic_store(&handle->rec->closing, 1);
 }
 
+/* Has @owner hold nothing, as far as is noted; a reference for the caller. Table locked. */
+static void
+empty(Owner *owner)
+{
+    owner->refs++;
+    g_array_set_size(owner->ranges, 0);
+    g_hash_table_remove_all(owner->through);
+    /* The slot may be another handle's before the next lock. */
+    owner->rec->handle = SFS_NO_SLOT;
+}
+
 void
 sfs_lock_closed(SfsMount *mount, SfsHandle *handle, uint64_t id)
 {
     SfsLocks *locks = mount->locks;
     Owner key = {.backing = handle->backing, .id = id};
+    Owner *owner;
 
     g_mutex_lock(&locks->lock);
-    g_hash_table_remove(locks->owners, &key);
+    owner = g_hash_table_lookup(locks->owners, &key);
+    if (owner != NULL)
+        empty(owner);
     /* What is left goes with the handle, if this was its last descriptor. */
     if (handle->flock_fd >= 0 || g_hash_table_find(locks->owners, locked_through, handle) != NULL)
         note_closing(locks, handle);
     g_mutex_unlock(&locks->lock);
+    if (owner == NULL)
+        return;
+    /* It is in the table meanwhile, lest its own locks are in the way of another of its threads. */
+    sfs_crew_may_wait();
+    lift_all(owner->fd);
+    unref_owner(owner);
+}
+
+static void
+drop_flock_fd(SfsLocks *locks, SfsHandle *handle)
+{
+    uint32_t slot = handle->rec->flock_slot;
+
+    flock(handle->flock_fd, LOCK_UN);
+    handle->rec->flock_slot = SFS_NO_SLOT;
+    sfs_link_drop(locks->link, locks->registry, slot);
+    close(handle->flock_fd);
+    handle->flock_fd = -1;
 }
 
 void
 sfs_lock_release(SfsMount *mount, SfsHandle *handle)
 {
     SfsLocks *locks = mount->locks;
-    uint32_t slot;
+    GSList *gone = NULL;
+    GHashTableIter iter;
+    Owner *owner;
 
     g_mutex_lock(&locks->lock);
-    if (handle->flock_fd >= 0) {
-        flock(handle->flock_fd, LOCK_UN);
-        slot = handle->rec->flock_slot;
-        handle->rec->flock_slot = SFS_NO_SLOT;
-        sfs_link_drop(locks->link, locks->registry, slot);
-        close(handle->flock_fd);
-        handle->flock_fd = -1;
-    }
     /* OFD locks: their owner has no other name here than the handle. */
+    g_hash_table_iter_init(&iter, locks->owners);
+    while (g_hash_table_iter_next(&iter, (gpointer *)&owner, NULL)) {
+        if (!g_hash_table_contains(owner->through, handle))
+            continue;
+        g_hash_table_iter_steal(&iter);
+        gone = g_slist_prepend(gone, owner);
+    }
+    g_mutex_unlock(&locks->lock);
+    if (gone != NULL || handle->flock_fd >= 0)
+        sfs_crew_may_wait();
+    if (handle->flock_fd >= 0)
+        drop_flock_fd(locks, handle);
+    g_slist_free_full(gone, drop_owner);
+    /* Only now, for until then a try is to wait for it. */
+    g_mutex_lock(&locks->lock);
     g_hash_table_remove(locks->closing, handle);
-    if (g_hash_table_size(locks->owners) > 0)
-        g_hash_table_foreach_remove(locks->owners, locked_through, handle);
     g_mutex_unlock(&locks->lock);
 }
 

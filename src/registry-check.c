@@ -158,7 +158,7 @@ check_lock(Check *check, uint32_t slot)
 {
     const SfsLockRec *rec = sfs_registry_get(check->registry, SFS_TABLE_LOCKS, slot);
 
-    if (!is_live(check, SFS_TABLE_HANDLES, rec->handle))
+    if (rec->handle != SFS_NO_SLOT && !is_live(check, SFS_TABLE_HANDLES, rec->handle))
         complain(check, "lock", slot, "is of no handle");
     check_fd(check, "lock", slot, rec->fd_slot);
 }

@@ -194,7 +194,7 @@ typedef struct {
 /* Whoever holds, or held, record locks: an open file description. Belongs to lock.c. */
 typedef struct {
     _Atomic uint32_t state;
-    uint32_t handle;  /* slot of the first one that it locked through: it goes with that at last */
+    uint32_t handle;  /* slot of one that it locked through, with which it goes; or SFS_NO_SLOT */
     uint64_t owner;   /* as the kernel calls it */
     uint32_t fd_slot; /* the open file description */
     uint32_t pid;     /* of who locked last */

@@ -750,6 +750,23 @@ def test_closing_any_descriptor_ends_posix_locks(sides):
         assert second.could(POSIX, "w"), "the lock outlived the close"
 
 
+@on_holders
+def test_closing_a_descriptor_while_a_thread_waits(sides):
+    """The close ends what was held then, not what the thread is given later."""
+    first, second = sides.lockers()
+    first.do("import threading; more = os.dup(fd); take(fd, 'posix', 'w', 20, 1)")
+    second.take(POSIX, "w", 0, 10)
+    first.do("t = threading.Thread(target=take, args=(fd, 'posix', 'w', 0, 10, True)); t.start()")
+    time.sleep(A_WHILE)
+    first.do("os.close(more)")
+    assert second.could(POSIX, "w", 20, 1)
+    second.drop(POSIX)
+    first.do("t.join()")
+    second.refused(POSIX, "r", 0, 10)
+    first.do("os.close(os.dup(fd))")
+    assert second.could(POSIX, "w")
+
+
 def test_closing_one_of_two_sections_or_names(mnt, place):
     """POSIX locks belong to process and file, by whatever name it was opened."""
     sides = Sides(mnt, place, "file")

@@ -9,6 +9,7 @@
 #include "backing.h"
 #include "keeper-link.h"
 
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
@@ -54,6 +55,19 @@ __wrap_g_thread_try_new(const char *name, GThreadFunc run, gpointer data, GError
     return no_threads ? NULL : __real_g_thread_try_new(name, run, data, error);
 }
 
+static void (*when_lifted)(void);
+
+int __wrap_flock(int fd, int operation);
+int __real_flock(int fd, int operation);
+
+int
+__wrap_flock(int fd, int operation)
+{
+    if (operation == LOCK_UN && when_lifted != NULL)
+        when_lifted();
+    return __real_flock(fd, operation);
+}
+
 static void
 set_up(Fixture *f, gconstpointer unused)
 {
@@ -62,6 +76,7 @@ set_up(Fixture *f, gconstpointer unused)
 
     alarm(PATIENCE);
     no_threads = false;
+    when_lifted = NULL;
     f->mount.registry = sfs_registry_create(config, &error);
     g_assert_no_error(error);
     g_assert_no_errno(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, f->ends));
@@ -167,7 +182,7 @@ test_second_holds(Fixture *f, gconstpointer unused)
     g_assert_cmpint(holder_of(f, 3), ==, 4711);
 }
 
-/* Who closes the file loses what another of his threads is given late; one of them is lifted. */
+/* They are not meant to; one of them is lifted. */
 static void
 test_both_hold(Fixture *f, gconstpointer unused)
 {
@@ -186,7 +201,7 @@ done(int r, void *unused)
     atomic_store(&result, r);
 }
 
-/* OWNER's, for the byte at 3. */
+/* OWNER's, for the byte at 3, which somebody outside has. */
 static SfsLockWait *
 new_wait(Fixture *f)
 {
@@ -197,6 +212,17 @@ new_wait(Fixture *f)
     return sfs_lock_wait_new(&f->mount, &handle, OWNER, &byte, 0, false, done, NULL);
 }
 
+static int
+lock_outside(void)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", file);
+    struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+
+    g_assert_no_errno(fcntl(fd, F_OFD_SETLK, &all));
+    return fd;
+}
+
 /* What it ended with, once nobody waits. */
 static int
 result_of_wait(Fixture *f)
@@ -204,6 +230,37 @@ result_of_wait(Fixture *f)
     while (atomic_load(&result) == PENDING || !sfs_locks_idle(f->mount.locks))
         g_usleep(1000);
     return atomic_load(&result);
+}
+
+/* Another descriptor of the file is closed meanwhile. */
+static void
+test_granted_after_close(Fixture *f, gconstpointer unused)
+{
+    int outside = lock_outside();
+
+    sfs_lock_wait_start(new_wait(f));
+    sfs_lock_closed(&f->mount, &handle, OWNER);
+    close(outside);
+    g_assert_cmpint(result_of_wait(f), ==, 0);
+    g_assert_cmpint(holder_of(f, 3), ==, 4711);
+    sfs_lock_closed(&f->mount, &handle, OWNER);
+    g_assert_cmpint(holder_of(f, 3), ==, 0);
+    g_assert_cmpuint(sfs_registry_count(f->mount.registry, SFS_TABLE_LOCKS), ==, 0);
+}
+
+static void
+test_interrupted_after_close(Fixture *f, gconstpointer unused)
+{
+    int outside = lock_outside();
+    SfsLockWait *wait = new_wait(f);
+
+    sfs_lock_wait_start(wait);
+    sfs_lock_closed(&f->mount, &handle, OWNER);
+    g_assert_cmpuint(sfs_registry_count(f->mount.registry, SFS_TABLE_LOCKS), ==, 1);
+    sfs_lock_wait_interrupt(wait);
+    g_assert_cmpint(result_of_wait(f), ==, -EINTR);
+    g_assert_cmpuint(sfs_registry_count(f->mount.registry, SFS_TABLE_LOCKS), ==, 0);
+    close(outside);
 }
 
 /* Whoever is to wake it has to find that it is over: the end of the locks waits for him. */
@@ -216,6 +273,31 @@ test_no_thread(Fixture *f, gconstpointer unused)
     sfs_lock_wait_interrupt(wait);
     sfs_lock_wait_start(wait);
     g_assert_cmpint(result_of_wait(f), ==, -ENOLCK);
+}
+
+static const Fixture *lifting;
+
+static void
+try_meanwhile(void)
+{
+    SfsMount mount = lifting->mount;
+
+    when_lifted = NULL;
+    g_assert_true(sfs_lock_may_pass(&mount, &handle));
+}
+
+/* A file server may take its time to lift a lock: nobody else waits for that. */
+static void
+test_release(Fixture *f, gconstpointer unused)
+{
+    g_assert_cmpint(sfs_lock_flock(&f->mount, &handle, LOCK_EX), ==, 0);
+    sfs_lock_closed(&f->mount, &handle, OWNER);
+    lifting = f;
+    when_lifted = try_meanwhile;
+    sfs_lock_release(&f->mount, &handle);
+    g_assert_null(when_lifted);
+    g_assert_false(sfs_lock_may_pass(&f->mount, &handle));
+    g_assert_cmpuint(sfs_registry_count(f->mount.registry, SFS_TABLE_FDS), ==, 0);
 }
 
 static void
@@ -233,6 +315,9 @@ main(int argc, char **argv)
     add("/lock/first-holds", test_first_holds);
     add("/lock/second-holds", test_second_holds);
     add("/lock/both-hold", test_both_hold);
+    add("/lock/granted-after-close", test_granted_after_close);
+    add("/lock/interrupted-after-close", test_interrupted_after_close);
     add("/lock/no-thread", test_no_thread);
+    add("/lock/release", test_release);
     return g_test_run();
 }

@@ -143,6 +143,8 @@ test_handles(Fixture *f, gconstpointer data)
     lock = make(f, SFS_TABLE_LOCKS, &slot);
     lock->handle = f->handle_slot;
     finds(f, "");
+    lock->handle = SFS_NO_SLOT;
+    finds(f, "");
     lock->handle = 9;
     finds(f, "lock 1 is of no handle");
     lock->handle = f->handle_slot;
