@@ -12,6 +12,7 @@
 #include "section-internal.h"
 
 #include "lifetime.h"
+#include "request.h"
 #include "util.h"
 #include "view.h"
 
@@ -381,7 +382,9 @@ sfs_section_set_policy(SfsMount *mount, const SfsTarget *target, const SfsCaller
     } while (r == -EAGAIN || (r == -EBUSY && sfs_lifetime_wait(mount, target->slot, deadline)));
     if (r == -EBUSY)
         return sfs_section_refuse(target, r, "a handle is open that could write past this policy");
-    if (r == 0 && S_ISREG(rec->mode) && is_committed(rec, &policy) && !was_committed) {
+    /* If this is asked again, the policy may be there already and the memory not. */
+    if (r == 0 && S_ISREG(rec->mode) && is_committed(rec, &policy) &&
+        (!was_committed || sfs_request_again())) {
         r = commit_all(mount, target);
         if (r < 0) {
             sfs_node_lock(mount->nodes, target->slot);

@@ -519,6 +519,13 @@ def keys(at):
     at.remove("k", "r")
 
 
+def committed(at):
+    make(at / "c", size=4 * PAGE)
+    set_keys(at / "c", commit="commit")
+    assert os.stat(at / "c").st_blocks * 512 == 4 * PAGE
+    at.remove("c")
+
+
 OFD_LOCK = struct.Struct("@hhqqi4x")
 F_OFD_SETLK = 37
 
@@ -615,8 +622,8 @@ def all_at_once(at):
 
 SCENES = [names, other_kinds, unnamed, attributes, folders_hand_down, page_bytes, file_bytes,
           limited_bytes, window, unlinked_and_open, texts, view_of_small, view_of_large,
-          view_of_file, many_pieces, writecopy, based, temporary, temporary_views, keys, locks,
-          all_at_once]
+          view_of_file, many_pieces, writecopy, based, temporary, temporary_views, keys, committed,
+          locks, all_at_once]
 
 
 # --- Killing ----------------------------------------------------------------------------------
@@ -738,6 +745,15 @@ def test_killed_at_each_site(theatre, mode, session):
             tries -= 1
             plan += [ways[site] for site in theatre.missed() if site in ways]
     theatre.report()
+
+
+def test_killed_while_memory_is_committed(theatre):
+    """Whoever was told that it is committed has the memory."""
+    chance, theatre = seeded(), theatre("cached")
+    theatre.play(committed)
+    count = sum(theatre.sites.values())
+    for point in range(1, count + 1) if LONG else chance.sample(range(1, count + 1), 30):
+        theatre.play(committed, (ANY, point))
 
 
 @both_modes
