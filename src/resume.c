@@ -515,13 +515,15 @@ adopt_handles(SfsMount *mount, GHashTable *by_slot, SfsBacking **by_view)
     {
         SfsNodeRec *node = node_at(mount, rec->node);
         SfsBacking *backing = NULL;
+        bool current = (rec->nodeid & SFS_SERIAL_MASK) == node->nodeid_serial;
+        SfsHandle *handle;
 
         switch (class_of(rec->nodeid)) {
         case SFS_CLASS_NODE:
             /* Of bytes that the section has left behind nobody else knows. */
             backing = adopt_bytes(mount, by_slot, rec->fd_slot,
                                   rec->fd_slot == node->fd_slot ? node : NULL);
-            if ((rec->nodeid & SFS_SERIAL_MASK) == node->nodeid_serial)
+            if (current)
                 node->opens++;
             else
                 node->pins++;
@@ -538,7 +540,10 @@ adopt_handles(SfsMount *mount, GHashTable *by_slot, SfsBacking **by_view)
         case SFS_CLASS_STATS:
             break;
         }
-        if (sfs_section_adopt(mount, slot, backing)->native)
+        handle = sfs_section_adopt(mount, slot, backing);
+        /* One from before the section was redefined writes to its former bytes. */
+        handle->native = handle->native && current;
+        if (handle->native)
             node->native_writers++;
     }
     EACH_LIVE(mount, SFS_TABLE_NODES, SfsNodeRec, rec, slot)

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from deaths import both_modes, resumed
 from sections import gone, key, make, set_keys, unused
 from util import (MIB, PAGE, Child, View, eventually, fallocate, opened, pattern, read,
                   refused, write, write_all)
@@ -40,6 +41,20 @@ def test_a_definers_handle_does_not_disturb_the_count_of_writers(mnt, place):
         else:
             with refused(errno.EFBIG):
                 os.pwrite(fd, b"y", 3 * PAGE)
+
+
+@both_modes
+def test_a_handle_from_before_is_no_writer_to_a_later_worker(new_mount, place, mode):
+    mnt = new_mount(mode)
+    write(f"{place}/real", b"x" * PAGE)
+    with opened(mnt / "a", os.O_CREAT | os.O_RDWR):
+        set_keys(mnt / "a", file=f"{place}/real")
+        with opened(mnt / "a"):
+            resumed(mnt)
+        unused(mnt / "a")
+        set_keys(mnt / "a", limit=2 * PAGE)
+        with opened(mnt / "a") as fd, refused(errno.EFBIG):
+            os.pwrite(fd, b"y", 3 * PAGE)
 
 
 @temporary
