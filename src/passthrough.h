@@ -18,9 +18,10 @@
 bool sfs_passthrough_possible(const char **reason);
 
 /* Makes the file open at @fd known to the connection at @device: the id (> 0), or -EPERM, -ELOOP
- * (it lies on too many stacked file systems), -EOPNOTSUPP, -ENOMEM. The kernel will do its I/O with
- * the rights that @uid and @gid have: quotas, reserved room and set-id bits are as if they wrote
- * it. */
+ * (it lies on too many stacked file systems), -EOPNOTSUPP, -ENOMEM. What the kernel reads, writes
+ * and maps it will with the rights that @uid and @gid have: quotas, reserved room and set-id bits
+ * are as if they wrote it. What comes to the daemon all the same (fallocate, copy_file_range,
+ * commits, mediated handles) is done with the daemon's own. */
 int sfs_passthrough_register(int device, int fd, uid_t uid, gid_t gid);
 
 /*

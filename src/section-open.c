@@ -68,7 +68,8 @@ sfs_sections_free(SfsMount *mount)
 
 /* The daemon's own writes to a real file leave its set-id bits alone, where it runs as root. So
  * they go when somebody without privileges opens it for writing. (The kernel's, in passthrough, are
- * done with the rights of whoever defined the section, and take them off.) */
+ * done with the rights of whoever defined the section, and take them off; but what is written
+ * through a mediated handle is the daemon's there as well.) */
 static void
 drop_file_set_ids(SfsBacking *backing, const SfsCaller *caller)
 {
@@ -364,7 +365,7 @@ sfs_section_open(SfsMount *mount, const SfsTarget *target, int flags, const SfsC
     sfs_registry_publish(mount->registry, SFS_TABLE_HANDLES, slot);
 opened:
     if (writes && target->class == SFS_CLASS_NODE && target->rec->kind == SFS_KIND_FILE &&
-        reply->mode != SFS_IO_PASSTHROUGH)
+        (reply->mode != SFS_IO_PASSTHROUGH || reply->mediated))
         drop_file_set_ids(handle->backing, caller);
     if (flags & O_TRUNC)
         r = sfs_section_set_size(mount, target, handle, caller, 0);

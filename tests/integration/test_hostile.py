@@ -57,6 +57,18 @@ def test_a_handle_from_before_is_no_writer_to_a_later_worker(new_mount, place, m
             os.pwrite(fd, b"y", 3 * PAGE)
 
 
+@both_modes
+def test_whoever_writes_by_the_daemon_takes_set_id_bits_off_a_file(new_mount, place, user, mode):
+    """Mediated handles too: what they write does not come from the kernel."""
+    mnt = new_mount(mode, "allow_other")
+    write(f"{place}/real", b"x" * PAGE)
+    os.chmod(f"{place}/real", 0o6755)
+    make(mnt / "a", file=f"{place}/real", limit=2 * PAGE)
+    os.chmod(mnt / "a", 0o666)
+    Child(user=user).do("fd = os.open(x, os.O_RDWR); os.pwrite(fd, b'mine', 0)", x=mnt / "a")
+    assert os.stat(f"{place}/real").st_mode & 0o7777 == 0o755
+
+
 @temporary
 def test_defining_is_no_use(mnt, place):
     real = f"{place}/real"
