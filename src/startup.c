@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Each is made as a client would make it, by the attributes, in an order in which they agree. */
+/* Each is made as a client would make it, by the attributes, in an order in which they agree.
+ * Clients are served meanwhile, so it gets its name last: nobody sees it half made. */
 #include "startup.h"
 
 #include "control.h"
@@ -138,11 +139,9 @@ make(Maker *maker, const SfsSectionSpec *spec, GError **error)
     int r = need_directory(maker, spec, &dir);
 
     if (r == 0)
-        r = sfs_namespace_create(maker->mount->names, &dir, slash != NULL ? slash + 1 : spec->path,
-                                 &wanted, &made);
+        r = sfs_namespace_create_unnamed(maker->mount->names, &dir, &wanted, &made);
     if (r < 0)
         return fail(maker, spec, SFS_SPEC_N_KEYS, r, error);
-    sfs_node_forget(maker->mount->nodes, made.slot, 1);
     for (size_t i = 0; i < G_N_ELEMENTS(order); i++) {
         g_autofree char *value = value_of(spec, order[i]);
 
@@ -154,7 +153,7 @@ make(Maker *maker, const SfsSectionSpec *spec, GError **error)
         if (r < 0)
             return fail(maker, spec, order[i], r, error);
     }
-    /* Last, for whoever is not its owner could not have made it so. */
+    /* After the keys, for whoever is not its owner could not have set them. */
     sfs_node_lock(maker->mount->nodes, made.slot);
     if (spec->lines[SFS_SPEC_PERMISSIONS] != 0)
         made.rec->mode = S_IFREG | (uint32_t)spec->permissions;
@@ -163,6 +162,14 @@ make(Maker *maker, const SfsSectionSpec *spec, GError **error)
     if (spec->lines[SFS_SPEC_GID] != 0)
         made.rec->gid = (uint32_t)spec->gid;
     sfs_node_unlock(maker->mount->nodes, made.slot);
+    /* Its directory may have been taken away meanwhile, as it was empty. */
+    r = need_directory(maker, spec, &dir);
+    if (r == 0)
+        r = sfs_namespace_link(maker->mount->names, &made, &dir,
+                               slash != NULL ? slash + 1 : spec->path);
+    if (r < 0)
+        return fail(maker, spec, SFS_SPEC_N_KEYS, r, error);
+    sfs_node_forget(maker->mount->nodes, made.slot, 1);
     return TRUE;
 }
 

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+import threading
 
 import pytest
 
@@ -415,6 +416,34 @@ def test_a_list_under_nt_semantics_and_with_owners(begin, user):
     assert (os.stat(mnt / "x").st_uid, os.stat(mnt / "x").st_gid) == (user.uid, user.gid)
     os.close(os.open(mnt / "x", os.O_RDONLY))           # it has waited for its first opener
     eventually(lambda: not os.path.exists(mnt / "x"))
+
+
+def test_nobody_sees_a_section_of_a_list_half_made(new_mount, place):
+    """It is served while they are made; and whom the kernel has told of one it asks no more."""
+    text = "".join(f"[x{n}]\nsize=1M\ncommit=commit\npermissions=0600\nuid=12\n" for n in range(50))
+    write(f"{place}/list", text.encode())
+    mnt = new_mount("cached", f"size=64M,sections={place}/list", start=False)
+    seen, over = set(), threading.Event()
+
+    def look():
+        while not over.is_set():
+            for n in range(50):
+                try:
+                    st = os.stat(mnt / f"x{n}")
+                except OSError:
+                    break
+                seen.add((st.st_mode & 0o7777, st.st_uid, st.st_size))
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        mnt.start()
+        for n in range(50):
+            st = os.stat(mnt / f"x{n}")
+            seen.add((st.st_mode & 0o7777, st.st_uid, st.st_size))
+    finally:
+        over.set()
+        watcher.join()
+    assert seen == {(0o600, 12, MIB)}
 
 
 @pytest.mark.parametrize("text,line,group,name", [
