@@ -12,10 +12,12 @@
 
 #include <linux/capability.h>
 #include <linux/magic.h>
+#include <linux/nsfs.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/fsuid.h>
+#include <sys/ioctl.h>
 #include <sys/vfs.h>
 #include <sys/syscall.h>
 
@@ -25,6 +27,9 @@
 #endif
 #ifndef FUSE_SUPER_MAGIC
 #define FUSE_SUPER_MAGIC 0x65735546
+#endif
+#ifndef ECRYPTFS_SUPER_MAGIC
+#define ECRYPTFS_SUPER_MAGIC 0xf15f
 #endif
 
 /* The kernel's NGROUPS_MAX. */
@@ -245,8 +250,96 @@ can_back(int path_fd)
     return true;
 }
 
+/* Which mounts are known to be made by somebody with privileges: for callers without any. */
+typedef struct {
+    bool all;
+    int ours, theirs; /* a mountinfo file each: of the daemon, and of the caller; or -1 */
+} Trust;
+
+static void
+trust_clear(Trust *trust)
+{
+    sfs_fd_clear(&trust->ours);
+    sfs_fd_clear(&trust->theirs);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Trust, trust_clear)
+
+/* Whether mounts in the caller's mount namespace take privileges that count for the daemon. */
+static bool
+mounts_take_privileges(int proc)
+{
+    sfs_autofd mounts = openat(proc, "ns/mnt", O_RDONLY | O_CLOEXEC);
+    sfs_autofd owner = mounts >= 0 ? ioctl(mounts, NS_GET_USERNS) : -1;
+    struct stat theirs, ours;
+
+    return owner >= 0 && fstat(owner, &theirs) == 0 && stat("/proc/self/ns/user", &ours) == 0 &&
+           theirs.st_dev == ours.st_dev && theirs.st_ino == ours.st_ino;
+}
+
+/* With the daemon's rights. */
+static void
+find_trust(const SfsCaller *caller, int proc, Trust *trust)
+{
+    trust->all = geteuid() != 0 || caller->uid == 0;
+    if (trust->all)
+        return;
+    trust->ours = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
+    /* It is of the namespace that the caller is in now. From one of its own there is no way back to
+     * one that takes privileges, so that is looked at after. */
+    trust->theirs = openat(proc, "mountinfo", O_RDONLY | O_CLOEXEC);
+    if (!mounts_take_privileges(proc)) {
+        sfs_fd_clear(&trust->theirs);
+        trust->theirs = -1;
+    }
+}
+
+/* Reads the file to its end. */
+static bool
+lists_mount(int *mountinfo, uint64_t id)
+{
+    FILE *file = *mountinfo >= 0 ? fdopen(*mountinfo, "r") : NULL;
+    g_autofree char *line = NULL;
+    size_t size = 0;
+    bool found = false;
+
+    if (file == NULL)
+        return false;
+    *mountinfo = -1;
+    while (!found && getline(&line, &size, file) > 0)
+        found = g_ascii_strtoull(line, NULL, 10) == id;
+    fclose(file);
+    return found;
+}
+
+/* What lies on other file systems may lie on one of FUSE, which shows nowhere. So whoever has no
+ * privileges must not have made it: in a user namespace of its own anybody may. */
+static bool
+is_trusted(int path_fd, Trust *trust)
+{
+    char name[48], text[1024];
+    const char *field;
+    struct statfs fs;
+    uint64_t id;
+
+    if (trust->all)
+        return true;
+    if (fstatfs(path_fd, &fs) != 0)
+        return false;
+    if ((unsigned long)fs.f_type != OVERLAYFS_SUPER_MAGIC &&
+        (unsigned long)fs.f_type != ECRYPTFS_SUPER_MAGIC)
+        return true;
+    g_snprintf(name, sizeof name, "/proc/self/fdinfo/%d", path_fd);
+    if (sfs_read_text(AT_FDCWD, name, text, sizeof text) < 0)
+        return false;
+    field = status_field(text, "\nmnt_id:");
+    if (field == NULL)
+        return false;
+    id = g_ascii_strtoull(field, NULL, 10);
+    return lists_mount(&trust->ours, id) || lists_mount(&trust->theirs, id);
+}
+
 static int
-check_target(int path_fd, dev_t own_dev)
+check_target(int path_fd, dev_t own_dev, Trust *trust)
 {
     struct stat st;
 
@@ -254,7 +347,7 @@ check_target(int path_fd, dev_t own_dev)
         return -errno;
     if (st.st_dev == own_dev)
         return -ELOOP;
-    return S_ISREG(st.st_mode) && can_back(path_fd) ? 0 : -ENODEV;
+    return S_ISREG(st.st_mode) && can_back(path_fd) && is_trusted(path_fd, trust) ? 0 : -ENODEV;
 }
 
 int
@@ -267,6 +360,7 @@ sfs_caller_open_file(const SfsCaller *caller, const char *path, dev_t own_dev, S
     sfs_autofd root = -1;
     sfs_autofd target = -1;
     g_auto(Identity) identity = {0};
+    g_auto(Trust) trust = {.ours = -1, .theirs = -1};
     Saved saved;
     int r;
 
@@ -285,6 +379,7 @@ sfs_caller_open_file(const SfsCaller *caller, const char *path, dev_t own_dev, S
             return -EACCES;
         root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
     }
+    find_trust(caller, proc, &trust);
     if (privileged) {
         identify(caller, proc, &identity);
         r = take_on(caller, &identity, &saved);
@@ -295,7 +390,7 @@ sfs_caller_open_file(const SfsCaller *caller, const char *path, dev_t own_dev, S
     }
     r = target = resolve(root, path);
     if (r >= 0)
-        r = check_target(target, own_dev);
+        r = check_target(target, own_dev, &trust);
     if (r == 0)
         r = open_resolved(target, access, writable);
     if (privileged)

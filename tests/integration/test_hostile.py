@@ -6,10 +6,13 @@ import ctypes
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 import time
 
 import pytest
 
+import util
 from deaths import both_modes, resumed
 from sections import gone, key, make, set_keys, unused
 from util import (MIB, PAGE, Child, View, eventually, fallocate, opened, pattern, read,
@@ -67,6 +70,44 @@ def test_whoever_writes_by_the_daemon_takes_set_id_bits_off_a_file(new_mount, pl
     os.chmod(mnt / "a", 0o666)
     Child(user=user).do("fd = os.open(x, os.O_RDWR); os.pwrite(fd, b'mine', 0)", x=mnt / "a")
     assert os.stat(f"{place}/real").st_mode & 0o7777 == 0o755
+
+
+OVERLAY = """
+import os, sys, util
+low, none, on = (sys.argv[1] + name for name in ("/low", "/none", "/on"))
+for path in (low, none, on):
+    os.makedirs(path, exist_ok=True)
+util.write(low + "/real", b"theirs")
+util.mount("overlay", on, "overlay", 0, f"lowerdir={low}:{none}")
+"""
+DEFINE = """
+fd = os.open(sys.argv[2], os.O_CREAT | os.O_RDWR)
+os.setxattr(fd, "user.section.file", os.fsencode(sys.argv[1] + "/on/real"))
+"""
+
+
+def test_a_mount_that_anybody_may_make_is_no_place_for_a_file(new_mount, place, user):
+    """An overlay over a FUSE file system of one's own would let the daemon wait for oneself."""
+    def python(code, *prefix, **how):
+        return subprocess.run([*prefix, sys.executable, "-c", code, there, mnt / "x"], cwd=here,
+                              capture_output=True, text=True, **how)
+    here, there = os.path.dirname(__file__), f"{place}/there"
+    mnt = new_mount("cached", "allow_other")
+    os.chmod(mnt.path, 0o1777)
+    os.mkdir(there)
+    os.chown(there, user.uid, user.gid)
+    own = python(OVERLAY + DEFINE, "unshare", "-Urm", user=user.uid, group=user.gid, extra_groups=[])
+    if "Operation not permitted" in own.stderr:
+        pytest.skip(f"users may not mount overlays: {own.stderr}")
+    assert "Errno 19" in own.stderr, own.stderr
+    assert key(mnt / "x", "kind") == "page"
+    # What root has mounted will do, whether the daemon sees it or not.
+    drop = f"os.setgroups([]); os.setgid({user.gid}); os.setuid({user.uid})"
+    for prefix in (["unshare", "-m"], []):
+        os.unlink(mnt / "x")
+        done = python(OVERLAY + drop + DEFINE + "print(os.getxattr(fd, 'user.section.kind'))", *prefix)
+        assert (done.returncode, done.stdout) == (0, "b'file'\n"), done.stderr
+    util.umount(f"{there}/on", util.MNT_DETACH)        # the section has a file of it
 
 
 @temporary
