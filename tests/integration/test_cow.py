@@ -398,8 +398,10 @@ def test_mapped_stores_make_their_pages_private(mnt, large):
         view.close()
 
 
-def test_write_is_refused_where_a_later_worker_could_not_know_of_it(mnt, large):
-    """What was stored to a mapping is kept all the same, and for good with the next page."""
+@pytest.mark.parametrize("how", ["fsync", "write"])
+def test_write_is_refused_where_a_later_worker_could_not_know_of_it(mnt, large, how):
+    """What was stored to a mapping is kept all the same, but msync and fsync tell; and for good as
+    soon as that can be."""
     with opened(mnt.cow("large")) as fd:
         os.pwrite(fd, b"kept", 5 * PAGE)
         before = mnt.stats()
@@ -416,12 +418,17 @@ def test_write_is_refused_where_a_later_worker_could_not_know_of_it(mnt, large):
         assert private(fd) == PAGE
         view = mapped(fd, MIB)
         view[7 * PAGE] = data[7 * PAGE] = data[7 * PAGE] ^ 255
-        view.flush()
+        for tell in view.flush, lambda: os.fsync(fd):
+            with refused(errno.EFBIG):
+                tell()
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         assert os.pread(fd, MIB, 0) == data
         resource.prlimit(worker, resource.RLIMIT_FSIZE, (none, none))
-        os.pwrite(fd, b"more", 12 * PAGE)
-        data[12 * PAGE:12 * PAGE + 4] = b"more"
+        if how == "fsync":
+            os.fsync(fd)
+        else:
+            os.pwrite(fd, b"more", 12 * PAGE)
+            data[12 * PAGE:12 * PAGE + 4] = b"more"
         assert mnt.stats()["deaths"] == before["deaths"]
         resumed(mnt)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
