@@ -60,20 +60,25 @@ sfs_cow_need_overlay(SfsCowBacking *self)
     return 0;
 }
 
+uint64_t
+sfs_cow_give_back(SfsCowBacking *self, uint64_t first, uint64_t end)
+{
+    bool is_private;
+    uint64_t next = sfs_page_map_run(self->map, first, end, &is_private);
+
+    if (!is_private)
+        sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                sfs_cow_start_of(first), sfs_cow_start_of(next - first));
+    return next;
+}
+
 /* What was written of pages that are the base's still must not come to light with a hole that is
  * punched there later. */
 static void
 take_back(SfsCowBacking *self, uint64_t first, uint64_t end)
 {
-    while (first < end) {
-        bool is_private;
-        uint64_t next = sfs_page_map_run(self->map, first, end, &is_private);
-
-        if (!is_private)
-            sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                    sfs_cow_start_of(first), sfs_cow_start_of(next - first));
-        first = next;
-    }
+    while (first < end)
+        first = sfs_cow_give_back(self, first, end);
 }
 
 int

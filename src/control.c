@@ -3,6 +3,7 @@
 
 #include "section.h"
 #include "util.h"
+#include "view.h"
 #include "xattr.h"
 
 #include <string.h>
@@ -14,7 +15,7 @@
 /* What a key is of, and how it is set. */
 enum {
     OF_DIRECTORIES = 1 << 0, /* too: there it is what is handed down */
-    MAY_SCAN = 1 << 1,       /* getting it looks through /proc, or all handles */
+    MAY_SCAN = 1 << 1,       /* getting it looks through /proc */
     MAY_WAIT = 1 << 2,       /* setting it waits for closes on their way */
     OPENS_PATH = 1 << 3,     /* setting it waits for this very mount */
     RENEWS = 1 << 4,         /* its names mean another nodeid once it is set */
@@ -258,7 +259,7 @@ get_viewers(const Key *key, SfsMount *mount, const SfsTarget *target, GString *v
     if (!sfs_target_is_view(target))
         return false;
     if (value != NULL)
-        g_string_append_printf(value, "%u", sfs_section_viewers(mount, target));
+        g_string_append_printf(value, "%u", sfs_view_viewers(mount, target));
     return true;
 }
 
@@ -287,7 +288,7 @@ static const Key keys[] = {
     {"resident", 0, get_memory, NULL, NULL, NULL, 0},
     {"swapped", 0, get_memory, NULL, NULL, NULL, 0},
     {"private", 0, get_private, NULL, NULL, NULL, 0},
-    {"viewers", MAY_SCAN, get_viewers, NULL, NULL, NULL, 0},
+    {"viewers", 0, get_viewers, NULL, NULL, NULL, 0},
 };
 
 /* Whether what the target is has this key at all. */

@@ -67,6 +67,10 @@ int sfs_cow_need_overlay(SfsCowBacking *self);
  * were the base's still are. @force: they are private for this worker at least. */
 int sfs_cow_make_private(SfsCowBacking *self, uint64_t first, uint64_t end, bool force);
 
+/* Of the run of pages alike that @first begins, up to @end: gives back what the overlay holds of
+ * them, if they are not private. The end of the run. */
+uint64_t sfs_cow_give_back(SfsCowBacking *self, uint64_t first, uint64_t end);
+
 /* Makes it no smaller than @end. */
 void sfs_cow_grow_to(SfsCowBacking *self, off_t end);
 

@@ -50,19 +50,13 @@ sweep_data(SfsCowBacking *self, off_t size)
 
     while (self->overlay != NULL && at < size) {
         g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
-        uint64_t next;
-        bool is_private;
+        uint64_t page;
 
         data = lseek(sfs_store_file_fd(self->overlay), at, SEEK_DATA);
         if (data < 0 || data >= size)
             return;
-        at = data & ~(off_t)(SFS_PAGE_SIZE - 1);
-        next = sfs_page_map_run(self->map, sfs_cow_page_of(at), sfs_cow_page_of(at) + SWEEP_PAGES,
-                                &is_private);
-        if (!is_private)
-            sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at,
-                                    sfs_cow_start_of(next) - at);
-        at = sfs_cow_start_of(next);
+        page = sfs_cow_page_of(data);
+        at = sfs_cow_start_of(sfs_cow_give_back(self, page, page + SWEEP_PAGES));
     }
 }
 
@@ -75,13 +69,8 @@ sweep_ahead(SfsCowBacking *self)
 
     while (self->overlay != NULL && page < end) {
         g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&self->lock);
-        bool is_private;
-        uint64_t next = sfs_page_map_run(self->map, page, end, &is_private);
 
-        if (!is_private)
-            sfs_store_file_allocate(self->overlay, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                    sfs_cow_start_of(page), sfs_cow_start_of(next - page));
-        page = next;
+        page = sfs_cow_give_back(self, page, end);
     }
 }
 

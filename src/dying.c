@@ -8,18 +8,26 @@
 #include <stdlib.h>
 #include <string.h>
 
+char
+sfs_dying_state(pid_t pid, pid_t thread)
+{
+    char path[64], stat[512];
+    const char *name;
+
+    g_snprintf(path, sizeof path, "/proc/%d/task/%d/stat", (int)pid, (int)thread);
+    if (sfs_read_text(AT_FDCWD, path, stat, sizeof stat) <= 0)
+        return '\0';
+    name = strrchr(stat, ')');
+    return name != NULL ? name[2] : '\0';
+}
+
 /* Whether this thread may still do something. */
 static bool
 is_active(pid_t pid, const char *thread)
 {
-    char path[64], stat[512];
-    const char *state;
+    char state = thread[0] != '.' ? sfs_dying_state(pid, atoi(thread)) : '\0';
 
-    g_snprintf(path, sizeof path, "/proc/%d/task/%.16s/stat", (int)pid, thread);
-    if (thread[0] == '.' || sfs_read_text(AT_FDCWD, path, stat, sizeof stat) <= 0)
-        return false;
-    state = strrchr(stat, ')');
-    return state != NULL && strchr("DZX", state[2]) == NULL;
+    return state != '\0' && strchr("DZX", state) == NULL;
 }
 
 bool

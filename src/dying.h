@@ -5,6 +5,9 @@
 
 #include "common.h"
 
+/* The state of a thread, a letter as in proc(5); 0: it is not to be found. */
+char sfs_dying_state(pid_t pid, pid_t thread);
+
 /* Whether some thread of it may still do something: all but those that the kernel has asleep for
  * good, from which no signal gets them. */
 bool sfs_dying_is_active(pid_t pid);

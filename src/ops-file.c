@@ -348,7 +348,7 @@ sfs_op_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, struct fu
     if (sfs_section_seek_may_err(mount, handle, offset, whence, at)) {
         if (sfs_defer(req, SFS_WAIT_HOLE))
             return;
-        at = sfs_section_seek_surely(mount, handle, offset, whence);
+        at = sfs_section_seek_surely(mount, handle, offset, whence, at);
     }
     if (at < 0)
         fuse_reply_err(req, (int)-at);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "request.h"
 
+#include "dying.h"
 #include "fault.h"
 #include "log.h"
-#include "util.h"
 
 #include <linux/fuse.h>
 #include <string.h>
@@ -91,17 +91,13 @@ sfs_requests_prune(SfsRequests *requests, GHashTable *numbers)
 static bool
 is_there(int32_t process, int32_t thread)
 {
-    char path[64], stat[512];
-    const char *state;
+    char state;
 
     if (process == 0 || thread == 0 ||
         (syscall(SYS_tgkill, process, thread, 0) != 0 && errno == ESRCH))
         return false;
-    g_snprintf(path, sizeof path, "/proc/%d/task/%d/stat", process, thread);
-    if (sfs_read_text(AT_FDCWD, path, stat, sizeof stat) <= 0)
-        return true;
-    state = strrchr(stat, ')');
-    return state == NULL || strchr("ZX", state[2]) == NULL;
+    state = sfs_dying_state(process, thread);
+    return state == '\0' || strchr("ZX", state) == NULL;
 }
 
 static SfsHeld *

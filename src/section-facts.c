@@ -89,22 +89,6 @@ sfs_section_holders(SfsMount *mount, const SfsTarget *target, GString *text)
     }
 }
 
-unsigned
-sfs_section_viewers(SfsMount *mount, const SfsTarget *target)
-{
-    g_autoptr(SfsBacking) view = sfs_view_backing(mount, target);
-    unsigned count = 0;
-
-    if (view == NULL) /* mostly it is asked of a name, which nobody has open */
-        return 0;
-    for (uint32_t slot = 1; slot < sfs_registry_bound(mount->registry, SFS_TABLE_HANDLES); slot++) {
-        const SfsHandleRec *rec = sfs_registry_get(mount->registry, SFS_TABLE_HANDLES, slot);
-
-        count += atomic_load(&rec->state) == SFS_LIVE && rec->nodeid == target->nodeid;
-    }
-    return count;
-}
-
 /* --- the rest -------------------------------------------------------------------------------- */
 
 off_t

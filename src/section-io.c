@@ -224,11 +224,11 @@ sfs_section_seek_may_err(SfsMount *mount, const SfsHandle *handle, off_t offset,
 }
 
 off_t
-sfs_section_seek_surely(SfsMount *mount, SfsHandle *handle, off_t offset, int whence)
+sfs_section_seek_surely(SfsMount *mount, SfsHandle *handle, off_t offset, int whence, off_t at)
 {
-    off_t at = sfs_section_seek(mount, handle, offset, whence), before = -EAGAIN, from, length;
+    off_t before = -EAGAIN, from, length;
 
-    for (int i = 0; i < SEEKS && at != before && handle->backing != NULL &&
+    for (int i = 0; i < SEEKS && at != before &&
                     found_hole(handle->backing, offset, whence, at, &from, &length);
          i++) {
         fuse_lowlevel_notify_inval_inode(mount->session, handle->rec->nodeid, from, length);

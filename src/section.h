@@ -109,11 +109,12 @@ int sfs_section_allocate(SfsMount *mount, SfsHandle *handle, int mode, off_t off
 
 /* As lseek(2), SEEK_DATA and SEEK_HOLE. Where _may_err() says so of what was found, @at, the kernel
  * may have yet to write something to that hole, which a mapping has there. _surely() has it do so
- * first, and waits for that: on a thread that may wait for this very mount. */
+ * first, and waits for that, on a thread that may wait for this very mount; it goes on from @at. */
 off_t sfs_section_seek(SfsMount *mount, SfsHandle *handle, off_t offset, int whence);
 bool sfs_section_seek_may_err(SfsMount *mount, const SfsHandle *handle, off_t offset, int whence,
                               off_t at);
-off_t sfs_section_seek_surely(SfsMount *mount, SfsHandle *handle, off_t offset, int whence);
+off_t sfs_section_seek_surely(SfsMount *mount, SfsHandle *handle, off_t offset, int whence,
+                              off_t at);
 
 int sfs_section_sync(SfsMount *mount, SfsHandle *handle, bool data_only);
 
@@ -189,10 +190,6 @@ off_t sfs_section_lock_offset(SfsMount *mount, const SfsHandle *handle);
 /* Appends a line for each process that has the section open or mapped: "PID COMMAND UID ACCESS
  * AGE". Looks through /proc, and so may wait. */
 void sfs_section_holders(SfsMount *mount, const SfsTarget *target, GString *text);
-
-/* How many handles there are on the view that @target is; 0 when nobody has that open. Looks
- * through all handles. */
-unsigned sfs_section_viewers(SfsMount *mount, const SfsTarget *target);
 
 /* Bytes of it that are in memory, and in swap. False: the kernel does not say. */
 bool sfs_section_memory(SfsMount *mount, const SfsTarget *target, uint64_t *resident,

@@ -188,8 +188,6 @@ change(int fd, const char *verb, const char *view, GError **error)
         return true;
     if (errno == ENOTTY)
         why = no_view;
-    else if (errno == EBADF)
-        why = for_reading;
     else if (errno == ESTALE)
         why = "the section was emptied meanwhile, and has other bytes by now";
     else

@@ -267,6 +267,15 @@ sfs_view_backing(SfsMount *mount, const SfsTarget *target)
     return view != NULL ? sfs_backing_ref(view->backing) : NULL;
 }
 
+uint32_t
+sfs_view_viewers(SfsMount *mount, const SfsTarget *target)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&mount->views->lock);
+    const View *view = find_locked(mount, target->nodeid);
+
+    return view != NULL ? view->rec->opens : 0;
+}
+
 bool
 sfs_view_stat(SfsMount *mount, const SfsTarget *target, struct stat *st)
 {

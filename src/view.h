@@ -82,6 +82,9 @@ const char *sfs_view_mode_name(SfsMount *mount, const SfsTarget *target);
 /* The bytes of the view, with a reference for the caller; NULL while nobody has it open. */
 SfsBacking *sfs_view_backing(SfsMount *mount, const SfsTarget *target);
 
+/* How many handles have the view open; 0: nobody has. */
+uint32_t sfs_view_viewers(SfsMount *mount, const SfsTarget *target);
+
 /* Replaces mode, uid and gid in @st by the view's own; false while nobody has it open. */
 bool sfs_view_stat(SfsMount *mount, const SfsTarget *target, struct stat *st);
 

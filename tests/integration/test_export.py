@@ -69,13 +69,16 @@ def test_export_is_as_the_view_is(mnt, ctl, pieces, out):
     assert os.stat(out).st_mode & 0o777 == 0o644
 
 
+def interrupt(process, number):
+    process.send_signal(number)
+    assert process.communicate() == ("", "") and process.returncode == -number
+
+
 # --- Its end --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_export_that_is_interrupted_leaves_nothing(mnt, ctl, pieces, out, begin, number):
-    process = begin(pieces, out)
-    process.send_signal(number)
-    assert process.communicate() == ("", "") and process.returncode == -number
+    interrupt(begin(pieces, out), number)
     assert left_in_place_of(out) == []
     ctl("cow", "export", pieces, out)
     assert sha(out) == sha(pieces)
@@ -196,9 +199,7 @@ def named(place):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_export_without_nameless_files(mnt, ctl, pieces, named, begin, number):
-    process = begin(pieces, named)
-    process.send_signal(number)
-    assert process.communicate() == ("", "") and process.returncode == -number
+    interrupt(begin(pieces, named), number)
     assert left_in_place_of(named) == []
     process = begin(pieces, named)
     os.truncate(pieces, PAGE)

@@ -27,13 +27,21 @@ def test_reload(mnt, ctl, place):
     assert figures["deaths"] == 0 and figures["reloads_refused"] == 0 and figures["resumes"] == 5
 
 
-def test_reload_takes_what_is_installed(session, new_mount, place, ctl):
+@pytest.fixture
+def installed(new_mount, place):
+    """Mounts a copy of a program, which can be replaced; its path is the second result."""
+    def start(original, mode):
+        program = f"{place}/sectionfs"
+        shutil.copy(original, program)
+        mnt = new_mount(mode, start=False)
+        mnt.command[0] = program
+        return mnt.start(), program
+    return start
+
+
+def test_reload_takes_what_is_installed(session, installed, ctl):
     """The program may be replaced; one that does not know the registry is refused."""
-    program = f"{place}/sectionfs"
-    shutil.copy(session.programs.sectionfs, program)
-    mnt = new_mount("passthrough", start=False)
-    mnt.command[0] = program
-    mnt.start()
+    mnt, program = installed(session.programs.sectionfs, "passthrough")
     fd = os.open(mnt / "a", os.O_CREAT | os.O_RDWR)
     os.write(fd, b"bytes")
     old = mnt.stats()["worker_pid"]
@@ -56,13 +64,9 @@ def install(program, script):
     os.chmod(program, 0o755)
 
 
-def test_installed_program_that_ends_as_if_unmounted(session, new_mount, place, ctl):
+def test_installed_program_that_ends_as_if_unmounted(session, installed, ctl):
     """The keeper asks the kernel, and goes on with what it is itself."""
-    program = f"{place}/sectionfs"
-    shutil.copy(session.programs.sectionfs, program)
-    mnt = new_mount("cached", start=False)
-    mnt.command[0] = program
-    mnt.start()
+    mnt, program = installed(session.programs.sectionfs, "cached")
     write(mnt / "a", b"bytes")
     ctl("reload", mnt.path)
     install(program, "exit 0\n")
@@ -71,16 +75,12 @@ def test_installed_program_that_ends_as_if_unmounted(session, new_mount, place, 
     assert mnt.log_text().count("did not get to serve: status 0") == 2
 
 
-def test_reload_is_taken_back(new_mount, place, ctl):
+def test_reload_is_taken_back(installed, ctl):
     """The installed program says that it can go on, and so it does, but never for long."""
     faults = os.environ.get("SECTIONFS_FAULTS")
     if not faults:
         pytest.skip("no build with faults: make check has one, see SECTIONFS_FAULTS")
-    program = f"{place}/sectionfs"
-    shutil.copy(faults, program)
-    mnt = new_mount("cached", start=False)
-    mnt.command[0] = program
-    mnt.start()
+    mnt, program = installed(faults, "cached")
     write(mnt / "a", b"bytes")
     install(program, f'SECTIONFS_ABORT_AT=10 exec {faults} "$@"\n')     # FUSE_UNLINK
     ctl("reload", mnt.path)
@@ -88,13 +88,9 @@ def test_reload_is_taken_back(new_mount, place, ctl):
     assert mnt.stats()["deaths"] == 2
 
 
-def test_reload_that_nobody_answers(session, new_mount, place, ctl):
+def test_reload_that_nobody_answers(session, installed, ctl):
     """A program that hangs is waited for in vain, but not for ever, and the same the next time."""
-    program = f"{place}/sectionfs"
-    shutil.copy(session.programs.sectionfs, program)
-    mnt = new_mount("cached", start=False)
-    mnt.command[0] = program
-    mnt.start()
+    mnt, program = installed(session.programs.sectionfs, "cached")
     install(program, "exec sleep 1000\n")
     for n in range(2):
         assert "stays" in ctl("reload", mnt.path, ok=False).stderr
