@@ -213,8 +213,8 @@ look(SfsMount *mount, uint32_t slot, unsigned looks)
         done = false;
     else if (use == UNUSED && ends)
         rec->doomed = 1;
-    /* Copies of it show its bytes for as long as they are there. */
-    if (use == UNUSED && ((rec->doomed && rec->copies == 0) || empty))
+    /* Copies of it show its bytes for as long as they are there; of an empty one, those to come. */
+    if (use == UNUSED && rec->copies == 0 && (rec->doomed || empty))
         unused = take_backing(mount, slot);
     ends = ends && rec->doomed;
     sfs_node_unlock(mount->nodes, slot);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Open views as wholes: what diff tells, and what reset and commit do beside everything else."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -294,20 +295,27 @@ def test_section_that_a_commit_has_shortened_can_be_opened(mnt):
 
 @pytest.mark.modes("passthrough", "cached")
 @pytest.mark.options("cow_copy_max=0")
-def test_view_of_what_a_section_was_before(mnt, ctl):
-    """Its bytes are nobody's any more, and the section's are others."""
-    write(mnt / "x", pattern("x", 100 * KIB))
+@pytest.mark.parametrize("verb", [COMMIT, RESET])
+@pytest.mark.parametrize("held", [True, False])
+def test_section_that_is_emptied_and_filled_again(mnt, ctl, held, verb):
+    """A copy takes from it what it has now, whether or not somebody had it open meanwhile."""
+    write(mnt / "x", pattern("x", 8 * PAGE))
     ctl("create", mnt / "copy", "--base", "x")
-    with opened(mnt / "copy") as fd:
+    with opened(mnt / "copy") as fd, contextlib.ExitStack() as stack:
         os.pwrite(fd, b"own", 0)
+        if held:
+            stack.enter_context(opened(mnt / "x", os.O_RDONLY))
         os.close(os.open(mnt / "x", os.O_WRONLY | os.O_TRUNC))
         time.sleep(0.3)                                 # in which it is found to have no user
-        write(mnt / "x", pattern("new", 50 * KIB))
-        for request in COMMIT, RESET:
-            with refused(errno.ESTALE):
-                fcntl.ioctl(fd, request)
-            assert os.pread(fd, 3, 0) == b"own"
-            assert read(mnt / "x") == pattern("new", 50 * KIB)
+        new = pattern("new", 6 * PAGE)
+        write(mnt / "x", new)
+        assert os.pread(fd, PAGE, 4 * PAGE) == new[4 * PAGE:5 * PAGE]
+        assert os.pread(fd, 3, 0) == b"own"
+        fcntl.ioctl(fd, verb)
+        # The page that was written is the view's own, with all that it had then.
+        first = b"own" + pattern("x", PAGE)[3:] if verb == COMMIT else new[:PAGE]
+        assert os.pread(fd, PAGE, 0) == first
+        assert read(mnt / "x")[:6 * PAGE] == first + new[PAGE:]
 
 
 @pytest.mark.modes("passthrough", "cached")
