@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from sections import COMMIT, RESET
+from sections import COMMIT, RESET, key
 from test_verbs import diff
 from test_views import define, loop, mode  # noqa: F401 (loop: a fixture)
 from util import (KIB, MIB, PAGE, Child, View, eventually, fallocate, opened, pattern, punch, read,
@@ -181,6 +181,25 @@ def test_views_of_views(mnt, ctl):
         fcntl.ioctl(shared, COMMIT)
         assert diff(shared) == [] and diff(own) == [(2, 2)]
         assert read(mnt / "x") == os.pread(shared, MIB, 0)
+
+
+@pytest.mark.modes("passthrough", "cached")
+@pytest.mark.options("cow_copy_max=0")
+def test_reset_to_a_shared_view_that_has_gone(mnt, ctl):
+    """There is nothing to reset to: what the section shows now is somebody else's scratch copy."""
+    write(mnt / "x", pattern("x", MIB))
+    ctl("create", mnt / "shared", "--base", "x", "--cow", "section")
+    with opened(mnt / "shared") as shared:
+        os.pwrite(shared, b"shared", 0)
+        own = os.open(mnt / ".cow/shared", os.O_RDWR)
+        os.pwrite(own, b"own", PAGE)
+    try:
+        eventually(lambda: key(mnt / "shared", "opens") == "1")
+        with refused(errno.ESTALE):
+            fcntl.ioctl(own, RESET)
+        assert os.pread(own, 6, 0) == b"shared" and os.pread(own, 3, PAGE) == b"own"
+    finally:
+        os.close(own)
 
 
 # --- Holes that a mapping was stored to -----------------------------------------------------------
