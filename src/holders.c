@@ -21,6 +21,9 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
+/* So often at most are processes looked for that were not there the time before. */
+#define ROUNDS 16
+
 typedef struct {
     dev_t dev;
     uint64_t ino;
@@ -288,25 +291,18 @@ open_process(int proc, pid_t pid)
 }
 
 /* Appends to @holders, or stops at the first where there are none wanted. */
-static int
-search_processes(Search *search, GArray *holders, bool *any)
+static void
+look_at_processes(Search *search, int proc, const GArray *pids, GArray *holders, bool *any)
 {
-    autodir *proc = open_dir(AT_FDCWD, "/proc");
-    g_autoptr(GArray) pids = g_array_new(FALSE, FALSE, sizeof(pid_t));
-    int r;
-
-    if (proc == NULL)
-        return -errno;
-    r = list_processes(proc, pids);
-    for (guint i = 0; r == 0 && !search->mappings_only && i < pids->len; i++) {
-        sfs_autofd process = open_process(dirfd(proc), g_array_index(pids, pid_t, i));
+    for (guint i = 0; !search->mappings_only && i < pids->len; i++) {
+        sfs_autofd process = open_process(proc, g_array_index(pids, pid_t, i));
 
         if (process >= 0)
             learn_mounts(search, process);
     }
-    for (guint i = 0; r == 0 && i < pids->len; i++) {
+    for (guint i = 0; i < pids->len; i++) {
         SfsHolder holder = {.pid = g_array_index(pids, pid_t, i)};
-        sfs_autofd process = open_process(dirfd(proc), holder.pid);
+        sfs_autofd process = open_process(proc, holder.pid);
 
         if (process < 0)
             continue;
@@ -319,6 +315,38 @@ search_processes(Search *search, GArray *holders, bool *any)
         if (describe(process, &holder))
             g_array_append_val(holders, holder);
     }
+}
+
+/* Leaves those of @pids that are not in @seen, and adds them to it. */
+static void
+keep_new(GArray *pids, GHashTable *seen)
+{
+    guint n = 0;
+
+    for (guint i = 0; i < pids->len; i++) {
+        pid_t pid = g_array_index(pids, pid_t, i);
+
+        if (g_hash_table_add(seen, GINT_TO_POINTER(pid)))
+            g_array_index(pids, pid_t, n++) = pid;
+    }
+    g_array_set_size(pids, n);
+}
+
+/* In those that are not in @seen, if that is given. */
+static int
+search_processes(Search *search, GHashTable *seen, GArray *holders, bool *any)
+{
+    autodir *proc = open_dir(AT_FDCWD, "/proc");
+    g_autoptr(GArray) pids = g_array_new(FALSE, FALSE, sizeof(pid_t));
+    int r;
+
+    if (proc == NULL)
+        return -errno;
+    r = list_processes(proc, pids);
+    if (seen != NULL)
+        keep_new(pids, seen);
+    if (r == 0)
+        look_at_processes(search, dirfd(proc), pids, holders, any);
     return r;
 }
 
@@ -331,18 +359,26 @@ sfs_holders_find(dev_t dev, uint64_t ino, GArray *holders)
     bool any = false;
 
     sfs_crew_will_wait();
-    return search_processes(&search, holders, &any);
+    return search_processes(&search, NULL, holders, &any);
 }
 
 int
 sfs_holders_mapped(dev_t dev, uint64_t ino, bool *mapped)
 {
+    g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
     Search search = {.dev = dev, .ino = ino, .mappings_only = true};
+    guint known, rounds = 0;
     bool any = false;
     int r;
 
     sfs_crew_will_wait();
-    r = search_processes(&search, NULL, &any);
+    /* Who forks after the listing and ends before the look has handed its mapping on unseen, to a
+     * process that the next listing has. */
+    do {
+        known = g_hash_table_size(seen);
+        r = search_processes(&search, seen, NULL, &any);
+        any = any || ++rounds == ROUNDS;
+    } while (r == 0 && !any && g_hash_table_size(seen) > known);
     if (r == 0)
         *mapped = any;
     return r;

@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -520,6 +521,41 @@ test_processes_that_end(Fixture *f, gconstpointer data)
     }
 }
 
+/* A mapping that goes from parent to child all the while, faster than anybody can look. */
+static void
+test_handed_on(Fixture *f, gconstpointer data)
+{
+    int fd = open(f->path, O_RDWR | O_CLOEXEC);
+    atomic_bool *stop = mmap(NULL, SFS_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    gint64 deadline = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
+    bool mapped = true;
+    pid_t first;
+
+    g_assert_true((void *)stop != MAP_FAILED);
+    close(fd);
+    /* Init may have other things to do than to collect thousands. */
+    g_assert_cmpint(prctl(PR_SET_CHILD_SUBREAPER, 1), ==, 0);
+    first = fork();
+    g_assert_cmpint(first, >=, 0);
+    if (first == 0) {
+        while (!atomic_load(stop) && g_get_monotonic_time() < deadline) {
+            if (fork() > 0)
+                _exit(0);
+        }
+        _exit(0);
+    }
+    munmap(stop, SFS_PAGE_SIZE);
+    for (int round = 0; mapped && round < 30; round++)
+        g_assert_cmpint(sfs_holders_mapped(f->dev, f->ino, &mapped), ==, 0);
+    fd = open(f->path, O_RDWR | O_CLOEXEC);
+    g_assert_cmpint(pwrite(fd, "\1", 1, 0), ==, 1);
+    close(fd);
+    while (waitpid(-1, NULL, 0) > 0) {
+    }
+    g_assert_cmpint(prctl(PR_SET_CHILD_SUBREAPER, 0), ==, 0);
+    g_assert_true(mapped);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -541,6 +577,7 @@ main(int argc, char **argv)
     ADD("first-thread-ended", test_first_thread_ended);
     ADD("other-mount-namespace", test_other_mount_namespace);
     ADD("processes-that-end", test_processes_that_end);
+    ADD("handed-on", test_handed_on);
 #undef ADD
     g_test_add_func("/holders/command-text", test_command_text);
     return g_test_run();
