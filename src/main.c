@@ -19,6 +19,16 @@ complain(const GError *error)
     return 1;
 }
 
+/* A full disk must not look like success. */
+static int
+end_of_text(void)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return 0;
+    fprintf(stderr, "sectionfs: cannot write the output\n");
+    return 1;
+}
+
 static void
 ready_in_foreground(void *unused)
 {
@@ -103,7 +113,7 @@ main(int argc, char **argv)
     if (!sfs_options_parse(argc, argv, &config, &run, &error))
         return complain(error);
     if (run != SFS_RUN_MOUNT)
-        return 0;
+        return end_of_text();
     sfs_log_init(config.foreground, config.debug);
     if (!config.foreground)
         return go_into_background(&config);

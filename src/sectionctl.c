@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     EXIT_USAGE = 2,
@@ -612,20 +613,22 @@ run(char **argv)
     return run_command(rest);
 }
 
+/* A full disk must not look like success. At the exit, for GLib exits by itself after a help. */
+static void
+check_output(void)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return;
+    report("cannot write the output");
+    _exit(EXIT_FAILURE);
+}
+
 int
 main(int argc, char **argv)
 {
-    int status;
-
     (void)argc;
     setlocale(LC_ALL, "");
     g_set_prgname("sectionctl");
-    status = run(argv);
-
-    /* A full disk must not look like success. */
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        report("cannot write the output");
-        return EXIT_FAILURE;
-    }
-    return status;
+    atexit(check_output);
+    return run(argv);
 }

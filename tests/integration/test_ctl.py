@@ -5,10 +5,12 @@ import errno
 import os
 import re
 import stat
+import subprocess
 
 import pytest
 
-from util import MIB, call, eventually, opened, pairs, pattern, read, refused, write
+from util import (MIB, call, clean_environment, eventually, opened, pairs, pattern, read, refused,
+                  write)
 
 posix = pytest.mark.posix
 every_mode = pytest.mark.modes("passthrough", "cached", "user")
@@ -561,6 +563,21 @@ def test_ctl_create_in_a_directory_of_others_leaves_nothing(mnt, ctl, user):
     assert result.returncode == 1
     assert "permission" in result.stderr
     assert os.listdir(mnt / "d") == []
+
+
+@pytest.mark.parametrize("program,words", [
+    ("sectionctl", ["--help"]), ("sectionctl", ["--version"]), ("sectionctl", ["create", "--help"]),
+    ("sectionctl", ["stats", "{mnt}"]), ("sectionfs", ["--help"]), ("sectionfs", ["--version"]),
+])
+@pytest.mark.modes("cached")
+def test_output_that_cannot_be_written_is_a_failure(session, mnt, program, words):
+    """Were it that of a help, which GLib prints and then exits."""
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([getattr(session.programs, program),
+                                 *(word.format(mnt=mnt.path) for word in words)], stdout=full,
+                                stderr=subprocess.PIPE, text=True, env=clean_environment())
+    assert result.returncode == 1
+    assert result.stderr == f"{program}: cannot write the output\n"
 
 
 def test_looking_with_sectionctl_is_no_use_of_the_section(mnt, ctl):
