@@ -12,6 +12,9 @@
  * pages into one, and from then on the copy is at the speed of memory. */
 #define COW_COPY_MAX ((uint64_t)256 << 10)
 
+/* Of the memory, that the store may have. */
+#define PERCENT_MAX 1000000
+
 #define FAIL(...)                                                                                  \
     do {                                                                                           \
         g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE, __VA_ARGS__);                 \
@@ -29,6 +32,12 @@ static const char *const handed_on[] = {
 static const char *const ignored[] = {
     "defaults", "auto",    "noauto", "user",  "nouser",   "users",       "owner",
     "group",    "_netdev", "nofail", "atime", "relatime", "strictatime", "default_permissions",
+};
+
+/* Ours that are nothing without a value; so are the policies. */
+static const char *const valued[] = {
+    "size",        "nr_sections",  "mode",    "uid",           "gid",    "semantics", "sections",
+    "passthrough", "cow_copy_max", "reflink", "drain_timeout", "fsname", "max_read",
 };
 
 static bool
@@ -65,8 +74,8 @@ parse_store_size(const char *value, uint64_t *size, GError **error)
     if (len > 1 && value[len - 1] == '%') {
         g_autofree char *number = g_strndup(value, len - 1);
 
-        if (sfs_parse_number(number, 10, 1000000, &percent) < 0)
-            FAIL("option size=%s: not a whole number of percent of the memory", value);
+        if (sfs_parse_number(number, 10, PERCENT_MAX, &percent) < 0)
+            FAIL("option size=%s: not a whole number of percent from 0 to %d", value, PERCENT_MAX);
         *size = round_store_size(total_memory() / 100 * percent);
         return TRUE;
     }
@@ -141,6 +150,23 @@ parse_reflink(const char *value, bool *reflink, GError **error)
     return TRUE;
 }
 
+/* What is wrong with an option that is not known in this form. */
+static gboolean
+refuse_option(const char *option, const char *key, bool has_value, GError **error)
+{
+    static const char *const plain[] = {"allow_root", "noatime", "debug"};
+    SfsPolicyKey policy;
+
+    if (!has_value &&
+        (is_among(key, valued, G_N_ELEMENTS(valued)) || sfs_policy_find(key, &policy)))
+        FAIL("option '%s' needs a value (see sectionfs(8))", option);
+    if (has_value && (is_among(key, plain, G_N_ELEMENTS(plain)) ||
+                      is_among(key, handed_on, G_N_ELEMENTS(handed_on)) ||
+                      is_among(key, ignored, G_N_ELEMENTS(ignored))))
+        FAIL("option '%s' takes no value (see sectionfs(8))", option);
+    FAIL("unknown option '%s' (see sectionfs(8))", option);
+}
+
 static void
 hand_on(GString *fuse_options, const char *option)
 {
@@ -172,7 +198,7 @@ parse_mount_option(const char *option, SfsConfig *config, GString *fuse_options,
         } else if (is_among(key, handed_on, G_N_ELEMENTS(handed_on))) {
             hand_on(fuse_options, option);
         } else if (!is_among(key, ignored, G_N_ELEMENTS(ignored)) && !g_str_has_prefix(key, "x-")) {
-            FAIL("unknown option '%s' (see sectionfs(8))", option);
+            return refuse_option(option, key, false, error);
         }
         return TRUE;
     }
@@ -216,7 +242,7 @@ parse_mount_option(const char *option, SfsConfig *config, GString *fuse_options,
         return TRUE;
     }
     if (!g_str_has_prefix(key, "x-") && strcmp(key, "user") != 0)
-        FAIL("unknown option '%s' (see sectionfs(8))", option);
+        return refuse_option(option, key, true, error);
     return TRUE;
 }
 

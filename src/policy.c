@@ -27,7 +27,10 @@ static const struct {
                            {"posix", "busy"},
                            offsetof(SfsPolicy, delete),
                            "posix and busy are allowed"},
-    [SFS_POLICY_LIMIT] = {"limit", {NULL}, 0, "a size such as 1073741824 or 512M (0: no limit)"},
+    [SFS_POLICY_LIMIT] = {"limit",
+                          {NULL},
+                          0,
+                          "a size such as 1073741824 or 512M is allowed (0: no limit)"},
 };
 
 const SfsPolicy sfs_policy_nt = {
