@@ -109,7 +109,7 @@ plain_meaning(int err)
     case ENAMETOOLONG:
         return "the name is too long";
     case EROFS:
-        return "the mount is read-only";
+        return "the mount is read-only, or this part of it (.cow, .info, .stats)";
     case EOPNOTSUPP:
         return "sectionfs does not offer this";
     case ENOSPC:
@@ -281,6 +281,9 @@ fail_base(GError **error, int err, const char *operation, const char *path, cons
     case ENODEV:
         meaning = "that is not a section";
         break;
+    case EINVAL:
+        meaning = "the name of a section is wanted, from the root of the mount";
+        break;
     case ELOOP:
         meaning = "in the end it would be based on itself";
         break;
@@ -314,7 +317,7 @@ fail_set(GError **error, int err, const char *operation, const char *path, const
     switch (err) {
     case EINVAL:
     case ENODATA:
-        meaning = "no such attribute can be set, or not to this value";
+        meaning = "no such attribute can be set, or not to this value (see sectionctl(1))";
         break;
     case EPERM:
         meaning = "it is read-only, or you are not the owner";

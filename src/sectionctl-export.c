@@ -49,6 +49,10 @@ fail_file(const Export *job, int code, GError **error)
 
     if (code == EEXIST)
         why = "it exists already";
+    else if (code == ENOENT)
+        why = "its directory does not exist";
+    else if (code == EACCES)
+        why = "you have no permission to create it";
     else if (code == ENOSPC || code == EDQUOT)
         why = "there is no room for it";
     else if (code == EFBIG)

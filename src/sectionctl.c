@@ -429,7 +429,7 @@ run_reload(GOptionContext *context, char **argv)
     if (status != EXIT_SUCCESS)
         return status;
     if (kill((pid_t)figure(before, "keeper_pid"), SIGHUP) != 0) {
-        fprintf(stderr, "sectionctl: %s: cannot reach its keeper: %s\n", operands[0],
+        fprintf(stderr, "sectionctl: reload %s: cannot reach its keeper: %s\n", operands[0],
                 g_strerror(errno));
         return EXIT_FAILURE;
     }
@@ -445,7 +445,7 @@ run_reload(GOptionContext *context, char **argv)
             break;
     }
     fprintf(stderr,
-            "sectionctl: %s: the worker stays: another cannot go on in its place (see the log)\n",
+            "sectionctl: reload %s: the worker stays, and no other can go on (see the log)\n",
             operands[0]);
     return EXIT_FAILURE;
 }
