@@ -285,7 +285,7 @@ fail_base(GError **error, int err, const char *operation, const char *path, cons
         meaning = "the name of a section is wanted, from the root of the mount";
         break;
     case ELOOP:
-        meaning = "in the end it would be based on itself";
+        meaning = "it would be based on itself, or on more than 40 sections above each other";
         break;
     case EACCES:
         meaning = "you have no permission to read that";

@@ -583,6 +583,15 @@ def test_output_that_cannot_be_written_is_a_failure(session, mnt, program, words
     assert result.stderr == f"{program}: cannot write the output\n"
 
 
+@pytest.mark.modes("cached")
+def test_ctl_says_how_many_bases_there_may_be(mnt, ctl):
+    ctl("create", mnt / "0")
+    for n in range(40):
+        ctl("create", mnt / f"{n + 1}", "--base", n)
+    result = ctl("create", mnt / "41", "--base", "40", ok=False)
+    assert result.returncode == 1 and "more than 40" in result.stderr
+
+
 def test_looking_with_sectionctl_is_no_use_of_the_section(mnt, ctl):
     write(mnt / "x", b"data")
     eventually(lambda: mnt.stats()["handles"] == 0)
