@@ -307,6 +307,7 @@ static gboolean
 fail_set(GError **error, int err, const char *operation, const char *path, const char *key,
          const char *value)
 {
+    gboolean window = strcmp(key, "offset") == 0 || strcmp(key, "length") == 0;
     const char *meaning;
 
     if (strcmp(key, "file") == 0)
@@ -327,7 +328,8 @@ fail_set(GError **error, int err, const char *operation, const char *path, const
         break;
     case EBUSY:
     case ETXTBSY:
-        meaning = "the section is in use";
+        meaning = window ? "it is set before file, while the section is empty and not in use"
+                         : "the section is in use";
         break;
     case ENODEV:
         meaning = "a file of this kind cannot back a section";

@@ -432,6 +432,7 @@ def test_ctl_set_defines_a_file_section(mnt, ctl, place):
     (["create", "{mnt}/x", "--file", "{place}/short", "--size", "8K", "--protect", "readonly"], 1,
      "ends before"),
     (["set", "{mnt}/there", "limit=-1"], 1, "limit=-1"),
+    (["set", "{mnt}/there", "offset=4K"], 1, "before file"),
     (["create", "{place}/x"], 1, "sectionfs mount"),
     (["create"], 2, "PATH"),
     (["info", "{mnt}/none"], 1, "no such|does not exist"),
