@@ -418,6 +418,25 @@ stats_of_operand(GOptionContext *context, const char *command, char **argv, char
     return sc_stats((*operands)[0], text, &error) ? EXIT_SUCCESS : failed(error);
 }
 
+/* The process that figures name as the keeper, -1 if it is not one that can be told so: any mount
+ * can claim to be a sectionfs, and what the numbers mean in another PID namespace is anybody. */
+static pid_t
+keeper_of(const char *stats)
+{
+    guint64 keeper = figure(stats, "keeper_pid");
+    g_autofree char *name =
+        g_strdup_printf("/proc/%" G_GUINT64_FORMAT "/status", figure(stats, "worker_pid"));
+    g_autofree char *status = NULL;
+    const char *parent;
+
+    if (keeper <= 1 || keeper > G_MAXINT32 || !g_file_get_contents(name, &status, NULL, NULL))
+        return -1;
+    parent = strstr(status, "\nPPid:");
+    return parent != NULL && g_ascii_strtoull(parent + strlen("\nPPid:"), NULL, 10) == keeper
+               ? (pid_t)keeper
+               : -1;
+}
+
 static int
 run_reload(GOptionContext *context, char **argv)
 {
@@ -425,10 +444,18 @@ run_reload(GOptionContext *context, char **argv)
     g_autofree char *before = NULL;
     g_autoptr(GError) error = NULL;
     int status = stats_of_operand(context, "reload", argv, &operands, &before);
+    pid_t keeper;
 
     if (status != EXIT_SUCCESS)
         return status;
-    if (kill((pid_t)figure(before, "keeper_pid"), SIGHUP) != 0) {
+    keeper = keeper_of(before);
+    if (keeper < 0) {
+        fprintf(stderr,
+                "sectionctl: reload %s: its keeper is not to be found among the processes here\n",
+                operands[0]);
+        return EXIT_FAILURE;
+    }
+    if (kill(keeper, SIGHUP) != 0) {
         fprintf(stderr, "sectionctl: reload %s: cannot reach its keeper: %s\n", operands[0],
                 g_strerror(errno));
         return EXIT_FAILURE;

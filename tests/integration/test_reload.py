@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import struct
+import subprocess
 import threading
 
 import pytest
@@ -115,6 +116,21 @@ def test_reload_where_the_kernel_does_not_send_again(mnt, ctl):
         assert "does not send requests again" in mnt.log_text()
         os.pwrite(registry, struct.pack("=I", 0), at)
     ctl("reload", mnt.path)
+
+
+@pytest.mark.modes("passthrough")
+def test_reload_from_another_pid_namespace(session, mnt):
+    """There the numbers of the mount's processes are those of others, or of nobody."""
+    keeper = mnt.stats()["keeper_pid"]
+    # The bystander gets the keeper's number: it would die of the signal.
+    script = f"""echo {keeper - 1} > /proc/sys/kernel/ns_last_pid; sleep 60 & bystander=$!
+                 {session.programs.sectionctl} reload {mnt.path}; status=$?
+                 kill -0 $bystander && kill $bystander && test $bystander = {keeper} && exit $status
+                 exit 99"""
+    result = subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script],
+                            stderr=subprocess.PIPE, text=True, env=util.clean_environment())
+    assert result.returncode == 1 and "its keeper is not to be found" in result.stderr, result
+    assert mnt.stats()["reloads"] == 0
 
 
 def test_reload_while_it_starts(new_mount, place):
