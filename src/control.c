@@ -410,6 +410,18 @@ check_fact(const Key *key, const SfsTarget *target, const SfsCaller *caller, con
     return key->values == lines || find_word(key->values, value) >= 0 ? 0 : -EINVAL;
 }
 
+/* The kernel has attributes of a user's set by whoever may write the file. But that of a writecopy
+ * section shows as to be written by all who may read it, for the sake of their views. */
+static int
+check_plain(const SfsTarget *target, const SfsCaller *caller, const char *name)
+{
+    const SfsNodeRec *rec = target->rec;
+
+    if (target->class != SFS_CLASS_OWN || !g_str_has_prefix(name, "user."))
+        return 0;
+    return sfs_caller_may(caller, rec->uid, rec->gid, rec->mode, W_OK) ? 0 : -EACCES;
+}
+
 int
 sfs_control_set(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, const char *name,
                 const void *value, size_t size, int flags)
@@ -421,7 +433,9 @@ sfs_control_set(SfsMount *mount, const SfsTarget *target, const SfsCaller *calle
     if (!sfs_target_is_itself(target))
         return -EROFS;
     if (!is_ours) {
-        return sfs_xattr_set(mount, target, name, value, size, flags);
+        int r = check_plain(target, caller, name);
+
+        return r < 0 ? r : sfs_xattr_set(mount, target, name, value, size, flags);
     }
     if (key == NULL || !has_key(key, target))
         return -EINVAL;
@@ -445,8 +459,11 @@ sfs_control_remove(SfsMount *mount, const SfsTarget *target, const SfsCaller *ca
 
     if (!sfs_target_is_itself(target))
         return -EROFS;
-    if (!is_ours)
-        return sfs_xattr_remove(mount, target, name);
+    if (!is_ours) {
+        int r = check_plain(target, caller, name);
+
+        return r < 0 ? r : sfs_xattr_remove(mount, target, name);
+    }
     if (key == NULL || !has_key(key, target))
         return -ENODATA;
     /* For the sake of the same tools. What a section is cannot be removed from it. */

@@ -132,6 +132,31 @@ def test_opening_for_writing_needs_the_right_to_read(mnt, section, user):
     assert read(path) == data("file")
 
 
+@both_kinds
+def test_setting_its_attributes_needs_the_right_to_write(mnt, section, user, kind):
+    # Its permission bits show writing for whoever may read: that is of their views.
+    path = section(kind)
+    os.chmod(path, 0o644)
+    os.setxattr(path, "user.kept", b"by its owner")
+
+    def denied():
+        with refused(errno.EACCES):
+            os.setxattr(path, "user.foreign", b"value")
+        with refused(errno.EACCES):
+            os.removexattr(path, "user.kept")
+        with opened(path) as view:
+            with refused(errno.EACCES):
+                os.setxattr(view, "user.foreign", b"value")
+        assert os.getxattr(path, "user.kept") == b"by its owner"
+    call(denied, user=user)
+    os.chmod(path, 0o646)
+    call(lambda: os.setxattr(path, "user.foreign", b"value"), user=user)
+    os.removexattr(path, "user.foreign")
+    os.chmod(path, 0o644)
+    os.chown(path, user.uid, user.gid)
+    call(lambda: os.removexattr(path, "user.kept"), user=user)
+
+
 def test_threads_that_open_at_once_have_each_their_own(mnt, section):
     path = section("page")
     wrong = []
