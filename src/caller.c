@@ -373,12 +373,10 @@ sfs_caller_open_file(const SfsCaller *caller, const char *path, dev_t own_dev, S
         root = openat(proc, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (root < 0 && (errno == EMFILE || errno == ENFILE))
         return -ENFILE;
-    if (root < 0) {
-        /* An unprivileged daemon serves its own user alone: its root is no secret to that one. */
-        if (privileged)
-            return -EACCES;
-        root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    }
+    /* Not our own in its place, even where we serve our own user alone: a process that has locked
+     * itself in a folder can hide from /proc, and is not to get out by that. */
+    if (root < 0)
+        return -EACCES;
     find_trust(caller, proc, &trust);
     if (privileged) {
         identify(caller, proc, &identity);

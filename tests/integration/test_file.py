@@ -9,8 +9,8 @@ import stat
 
 import pytest
 
-from util import (GIB, MIB, PAGE, call, eventually, extents, fallocate, link_fd, mapped, opened, pairs, pattern,
-                  read, refused, run, sha, write, write_all)
+from util import (GIB, MIB, PAGE, call, eventually, extents, fallocate, libc, link_fd, mapped,
+                  opened, pairs, pattern, prctl, read, refused, run, sha, write, write_all)
 
 every_mode = pytest.mark.modes("passthrough", "cached", "user")
 FILE = "user.section.file"
@@ -398,6 +398,29 @@ def test_user_mounts_sections_over_what_the_user_may_read(mnt, real, place):
         with refused(errno.EACCES):
             back_by(mnt / "y", f"{place}/secret")
     mnt.run(body)
+
+
+@pytest.mark.modes("user")
+@pytest.mark.parametrize("hidden", [False, True])
+def test_who_is_locked_in_a_folder_does_not_get_out_by_the_daemon(mnt, real, place, hidden):
+    jail = f"{place}/jail"
+    os.mkdir(jail, 0o755)
+
+    def body():
+        clone_newuser, set_dumpable = 0x10000000, 4
+        with opened(mnt / "x", os.O_CREAT | os.O_RDWR) as fd:
+            if libc.unshare(clone_newuser) != 0:
+                return False
+            os.chroot(jail)
+            os.chdir("/")
+            prctl(set_dumpable, 0 if hidden else 1)
+            assert not os.path.exists(real)
+            with refused(errno.EACCES if hidden else errno.ENOENT):
+                os.setxattr(fd, FILE, os.fsencode(real))
+            assert os.getxattr(fd, "user.section.kind") == b"page"
+        return True
+    if not mnt.run(body):
+        pytest.skip("no user namespace of one's own is to be had")
 
 
 def test_callers_groups_count(mnt, real, user):
