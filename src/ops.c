@@ -263,6 +263,7 @@ static void
 op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t new_parent, const char *new_name)
 {
     SfsMount *mount = sfs_op_mount(req);
+    SfsCaller caller = sfs_op_caller(req);
     g_auto(SfsTarget) dir = {0};
     g_auto(SfsTarget) target = {0};
     g_auto(SfsTarget) linked = {0};
@@ -274,7 +275,9 @@ op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t new_parent, const char *new_n
         fuse_reply_err(req, EXDEV);
         return;
     }
-    r = sfs_namespace_link(mount->names, &target, &dir, new_name);
+    r = sfs_section_check_link(&target, &caller);
+    if (r == 0)
+        r = sfs_namespace_link(mount->names, &target, &dir, new_name);
     /* Its nodeid may have changed since the caller got hold of it, by being defined. */
     if (r == 0)
         r = sfs_namespace_lookup(mount->names, &dir, new_name, &linked);

@@ -105,6 +105,25 @@ sfs_section_drop_privileges(SfsMount *mount, const SfsTarget *target, const SfsC
         take_privileges_off(mount, target, stranger);
 }
 
+/* As the kernel has it for what is another's (fs.protected_hardlinks of proc(5)). */
+int
+sfs_section_check_link(const SfsTarget *target, const SfsCaller *caller)
+{
+    const uint32_t set_group = S_ISGID | S_IXGRP;
+    const SfsNodeRec *rec = target->rec;
+    char protected[16];
+
+    if (target->class != SFS_CLASS_OWN || caller->uid == 0 || caller->uid == rec->uid ||
+        sfs_read_text(AT_FDCWD, "/proc/sys/fs/protected_hardlinks", protected, sizeof protected) <=
+            0 ||
+        protected[0] == '0')
+        return 0;
+    return !(rec->mode & S_ISUID) && (rec->mode & set_group) != set_group &&
+                   sfs_caller_may(caller, rec->uid, rec->gid, rec->mode, R_OK | W_OK)
+               ? 0
+               : -EPERM;
+}
+
 bool
 sfs_section_attrs_stay(SfsMount *mount, const SfsTarget *target)
 {

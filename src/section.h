@@ -100,6 +100,10 @@ ssize_t sfs_section_read(SfsMount *mount, SfsHandle *handle, void *buf, size_t s
 ssize_t sfs_section_splice_read(SfsMount *mount, SfsHandle *handle, int pipe, size_t size,
                                 off_t offset, bool quietly);
 
+/* Whether the caller may make another name for it: 0, or -EPERM. The kernel has looked already, but
+ * at the bits that a writecopy section shows, by which whoever may read may write. */
+int sfs_section_check_link(const SfsTarget *target, const SfsCaller *caller);
+
 /* What a write takes off the rights that a program gets when it runs: its capabilities, and with
  * @stranger, who lacks the privilege to leave them, the set-id bits as well (NULL: they stay). */
 void sfs_section_drop_privileges(SfsMount *mount, const SfsTarget *target,

@@ -157,6 +157,29 @@ def test_setting_its_attributes_needs_the_right_to_write(mnt, section, user, kin
     call(lambda: os.removexattr(path, "user.kept"), user=user)
 
 
+def test_linking_what_is_anothers_needs_the_right_to_write(mnt, section, user):
+    with open("/proc/sys/fs/protected_hardlinks", encoding="ascii") as file:
+        if file.read().strip() == "0":
+            pytest.skip("the kernel lets everybody link everything")
+    path = section("page")
+
+    def link():
+        os.link(path, mnt / "link")
+        os.unlink(mnt / "link")
+
+    for mode in 0o644, 0o4646, 0o2676:
+        os.chmod(path, mode)
+        with refused(errno.EPERM):
+            call(link, user=user)
+    link()
+    os.chmod(path, 0o646)
+    os.chmod(mnt.path, 0o777)       # else only root can take the link away
+    call(link, user=user)
+    os.chmod(path, 0o644)
+    os.chown(path, user.uid, user.gid)
+    call(link, user=user)
+
+
 def test_threads_that_open_at_once_have_each_their_own(mnt, section):
     path = section("page")
     wrong = []
