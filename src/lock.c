@@ -49,7 +49,7 @@ typedef struct {
     int fd;              /* the open file description that holds the locks */
     pid_t pid;           /* of the process that locked last */
     GArray *ranges;      /* of Range, apart from each other */
-    GHashTable *through; /* set of the handles that it locked through */
+    GHashTable *through; /* set of the handles that it locked through, each of which knows it */
 } Owner;
 
 struct SfsLocks {
@@ -200,6 +200,32 @@ new_owner(SfsLocks *locks, const SfsHandle *handle, uint32_t slot, SfsLockRec *r
     return owner;
 }
 
+/* Notes that @owner locks, or is about to, through @handle. One that is not in the table any more
+ * is at its end. Table locked. */
+static void
+join(Owner *owner, SfsHandle *handle)
+{
+    if (g_hash_table_lookup(owner->locks->owners, owner) != owner)
+        return;
+    g_hash_table_add(owner->through, handle);
+    if (handle->lockers == NULL)
+        handle->lockers = g_hash_table_new(NULL, NULL);
+    g_hash_table_add(handle->lockers, owner);
+}
+
+/* Takes that back, of all handles. Table locked. */
+static void
+part(Owner *owner)
+{
+    GHashTableIter iter;
+    SfsHandle *handle;
+
+    g_hash_table_iter_init(&iter, owner->through);
+    while (g_hash_table_iter_next(&iter, (gpointer *)&handle, NULL))
+        g_hash_table_remove(handle->lockers, owner);
+    g_hash_table_remove_all(owner->through);
+}
+
 /* The owner, made if need be; a reference for the caller. */
 static int
 need_owner(SfsLocks *locks, SfsHandle *handle, uint64_t id, Owner **out)
@@ -232,9 +258,9 @@ need_owner(SfsLocks *locks, SfsHandle *handle, uint64_t id, Owner **out)
     other = g_hash_table_lookup(locks->owners, owner);
     *out = other != NULL ? other : owner;
     (*out)->refs++;
-    g_hash_table_add((*out)->through, handle);
     if (other == NULL)
         g_hash_table_add(locks->owners, owner);
+    join(*out, handle);
     g_mutex_unlock(&locks->lock);
     if (other != NULL)
         unref_owner(owner);
@@ -255,7 +281,7 @@ range_of(const struct flock *lock)
 
 /* Notes what the kernel has just done for @owner. Table locked. */
 static void
-note(Owner *owner, const SfsHandle *handle, const struct flock *lock)
+note(Owner *owner, SfsHandle *handle, const struct flock *lock)
 {
     Range new = range_of(lock);
     guint old_count = owner->ranges->len;
@@ -278,7 +304,7 @@ note(Owner *owner, const SfsHandle *handle, const struct flock *lock)
     owner->pid = lock->l_pid;
     owner->rec->pid = (uint32_t)lock->l_pid;
     owner->rec->handle = handle->slot; /* the one before may be closed */
-    g_hash_table_add(owner->through, (gpointer)handle);
+    join(owner, handle);
 }
 
 /* An owner other than @id who holds a lock that is in the way of @lock; NULL: none of ours. Table
@@ -373,7 +399,7 @@ sfs_lock_test(SfsMount *mount, SfsHandle *handle, uint64_t id, struct flock *loc
 }
 
 static void
-note_locked(SfsLocks *locks, Owner *owner, const SfsHandle *handle, const struct flock *lock)
+note_locked(SfsLocks *locks, Owner *owner, SfsHandle *handle, const struct flock *lock)
 {
     g_mutex_lock(&locks->lock);
     note(owner, handle, lock);
@@ -642,12 +668,10 @@ sfs_lock_wait_interrupt(SfsLockWait *wait)
 
 /* --- the end of locks ------------------------------------------------------------------------ */
 
-static gboolean
-locked_through(gpointer key, gpointer value, gpointer handle)
+static bool
+is_locked_through(const SfsHandle *handle)
 {
-    const Owner *owner = key;
-
-    return g_hash_table_contains(owner->through, handle);
+    return handle->lockers != NULL && g_hash_table_size(handle->lockers) > 0;
 }
 
 /* Table locked. */
@@ -664,7 +688,7 @@ empty(Owner *owner)
 {
     owner->refs++;
     g_array_set_size(owner->ranges, 0);
-    g_hash_table_remove_all(owner->through);
+    part(owner);
     /* The slot may be another handle's before the next lock. */
     owner->rec->handle = SFS_NO_SLOT;
 }
@@ -681,7 +705,7 @@ sfs_lock_closed(SfsMount *mount, SfsHandle *handle, uint64_t id)
     if (owner != NULL)
         empty(owner);
     /* What is left goes with the handle, if this was its last descriptor. */
-    if (handle->flock_fd >= 0 || g_hash_table_find(locks->owners, locked_through, handle) != NULL)
+    if (handle->flock_fd >= 0 || is_locked_through(handle))
         note_closing(locks, handle);
     g_mutex_unlock(&locks->lock);
     if (owner == NULL)
@@ -708,25 +732,22 @@ void
 sfs_lock_release(SfsMount *mount, SfsHandle *handle)
 {
     SfsLocks *locks = mount->locks;
-    GSList *gone = NULL;
-    GHashTableIter iter;
-    Owner *owner;
+    GList *gone = NULL;
 
     g_mutex_lock(&locks->lock);
     /* OFD locks: their owner has no other name here than the handle. */
-    g_hash_table_iter_init(&iter, locks->owners);
-    while (g_hash_table_iter_next(&iter, (gpointer *)&owner, NULL)) {
-        if (!g_hash_table_contains(owner->through, handle))
-            continue;
-        g_hash_table_iter_steal(&iter);
-        gone = g_slist_prepend(gone, owner);
+    if (is_locked_through(handle))
+        gone = g_hash_table_get_keys(handle->lockers);
+    for (GList *at = gone; at != NULL; at = at->next) {
+        part(at->data);
+        g_hash_table_steal(locks->owners, at->data);
     }
     g_mutex_unlock(&locks->lock);
     if (gone != NULL || handle->flock_fd >= 0)
         sfs_crew_may_wait();
     if (handle->flock_fd >= 0)
         drop_flock_fd(locks, handle);
-    g_slist_free_full(gone, drop_owner);
+    g_list_free_full(gone, drop_owner);
     /* Only now, for until then a try is to wait for it. */
     g_mutex_lock(&locks->lock);
     g_hash_table_remove(locks->closing, handle);
@@ -786,7 +807,6 @@ adopt_owner(SfsMount *mount, uint32_t slot, SfsLockRec *rec)
     owner = new_owner(mount->locks, handle, slot, rec, fd);
     owner->pid = (pid_t)rec->pid;
     ask_ranges(owner);
-    g_hash_table_add(owner->through, handle);
     /* Two of one name: threads that asked at one time, of whom one had not given up yet. */
     other = g_hash_table_lookup(mount->locks->owners, owner);
     if (other != NULL && owner->ranges->len == 0) {
@@ -794,10 +814,12 @@ adopt_owner(SfsMount *mount, uint32_t slot, SfsLockRec *rec)
         return;
     }
     if (other != NULL) {
+        part(other);
         g_hash_table_steal(mount->locks->owners, other);
         forget_owner(other);
     }
     g_hash_table_add(mount->locks->owners, owner);
+    join(owner, handle);
 }
 
 void

@@ -47,6 +47,7 @@ free_handle(SfsHandle *handle)
     sfs_fd_clear(&handle->flock_fd);
     sfs_backing_unref(handle->backing);
     g_clear_pointer(&handle->text, g_bytes_unref);
+    g_clear_pointer(&handle->lockers, g_hash_table_unref);
     g_free(handle);
 }
 

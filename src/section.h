@@ -28,6 +28,7 @@ typedef struct {
     GBytes *text;        /* .info and .stats */
     bool native;         /* the kernel passes its writes through */
     int flock_fd;        /* lock.c's: what flock(2) is done on, -1 while it was not */
+    GHashTable *lockers; /* lock.c's: who has locked through it; NULL: nobody has */
 } SfsHandle;
 
 /* What FUSE calls fh. */

@@ -1178,3 +1178,28 @@ def test_sqlite_on_the_section_alone(mnt, place, journal):
     begin_database(f"{place}/db", "delete").close()
     over_files(mnt, place, ["db"])
     sqlite_on_both_sides(mnt / "db", mnt / "db", journal)
+
+
+def test_closing_takes_no_longer_for_the_locks_of_others(mnt):
+    """Each close looks for locks to lift: among its own, and not among all that there are."""
+    count = 8000
+    os.mkdir(mnt / "d")
+    write(mnt / "x", b"")
+
+    def cost():
+        def one():
+            begin = time.monotonic()
+            for _ in range(100):
+                os.close(os.open(mnt / "x", os.O_RDONLY))
+            return time.monotonic() - begin
+        return min(one() for _ in range(10))
+
+    before = cost()
+    child = mnt.child()
+    child.do("import fcntl, resource\n"
+             "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+             "resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))\n"
+             "fds = [os.open(f'{path}/{n}', os.O_CREAT | os.O_RDWR) for n in range(count)]\n"
+             "for fd in fds: fcntl.lockf(fd, fcntl.LOCK_EX)", path=mnt / "d", count=count)
+    assert cost() < 4 * before
+    child.kill()

@@ -94,6 +94,7 @@ static void
 tear_down(Fixture *f, gconstpointer unused)
 {
     sfs_locks_free(f->mount.locks);
+    g_clear_pointer(&handle.lockers, g_hash_table_unref);
     sfs_registry_free(f->mount.registry);
     close(f->ends[0]);
     close(f->ends[1]);
