@@ -398,10 +398,16 @@ void
 sfs_op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi,
              unsigned flags, const void *in, size_t in_size, size_t out_size)
 {
-    SfsHandle *handle = sfs_op_need_handle(req, fi);
     SfsCaller caller = sfs_op_caller(req);
+    SfsHandle *handle;
     int r;
 
+    if (flags & FUSE_IOCTL_DIR) {
+        /* They have no handles; and whoever asks whether it is a terminal expects this answer. */
+        fuse_reply_err(req, ENOTTY);
+        return;
+    }
+    handle = sfs_op_need_handle(req, fi);
     if (handle == NULL)
         return;
     switch (cmd) {

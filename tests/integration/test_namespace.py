@@ -2,6 +2,7 @@
 """Names: directories, links, renames and permissions, all as on tmpfs."""
 
 import errno
+import fcntl
 import os
 import shutil
 import socket
@@ -710,3 +711,14 @@ def test_number_of_sections_is_exact_after_all_that(mnt):
     os.unlink(mnt / "y")
     os.unlink(mnt / "l")
     eventually(lambda: mnt.stats()["sections"] == before)
+
+
+@posix
+def test_a_directory_is_no_terminal(mnt):
+    os.mkdir(mnt / "d")
+    for path in mnt.path, mnt / "d":
+        with opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            with refused(errno.ENOTTY):
+                os.ttyname(fd)
+            with refused(errno.ENOTTY):
+                fcntl.ioctl(fd, 0x5401, bytes(64))      # TCGETS
