@@ -472,6 +472,11 @@ sfs_namespace_link(SfsNamespace *names, const SfsTarget *target, const SfsTarget
         r = 0;
         goto out;
     }
+    /* Names take memory as files do. So there may be as many, all links counted; as tmpfs has it,
+     * with which the two count together. */
+    if (r == 0 && names->nr_sections != 0 &&
+        sfs_registry_count(names->registry, SFS_TABLE_DIRENTS) >= names->nr_sections)
+        r = -ENOSPC;
     if (r == 0 && target->rec->nlink == UINT32_MAX)
         r = -EMLINK;
     if (r == 0 && target->rec->doomed)

@@ -245,6 +245,19 @@ def test_generic_mount_options_reach_the_kernel(mnt):
 
 
 @pytest.mark.options("nr_sections=20")
+def test_nr_sections_limits_the_number_of_names(mnt):
+    write(mnt / "x", b"data")
+    with refused(errno.ENOSPC):
+        for n in range(1000):
+            os.link(mnt / "x", mnt / f"link{n}")
+    assert os.stat(mnt / "x").st_nlink == len(os.listdir(mnt.path)) == 20
+    os.rename(mnt / "link0", mnt / "renamed")
+    os.rename(mnt / "link1", mnt / "renamed")       # of one file, so nothing happens
+    os.unlink(mnt / "link1")
+    os.link(mnt / "x", mnt / "link1")
+
+
+@pytest.mark.options("nr_sections=20")
 def test_nr_sections_limits_the_number_of_files(mnt):
     assert mnt.stats()["sections_limit"] == 20
     made = 0
