@@ -139,19 +139,21 @@ sfs_name_index_add(SfsNameIndex *index, SfsDirentRec *rec, uint32_t slot)
     }
     g_tree_insert(tree, &rec->cookie, name);
     g_hash_table_add(index->by_name, name);
-    name->next = index->by_node[rec->node];
-    index->by_node[rec->node] = name;
+    name->link = &index->by_node[rec->node];
+    name->next = *name->link;
+    if (name->next != NULL)
+        name->next->link = &name->next;
+    *name->link = name;
 }
 
 void
 sfs_name_index_remove(SfsNameIndex *index, SfsName *name)
 {
     GTree *tree = sfs_name_index_dir(index, name->parent);
-    SfsName **at = &index->by_node[name->rec->node];
 
-    while (*at != name)
-        at = &(*at)->next;
-    *at = name->next;
+    *name->link = name->next;
+    if (name->next != NULL)
+        name->next->link = name->link;
     g_tree_remove(tree, &name->rec->cookie);
     if (g_tree_nnodes(tree) == 0)
         g_hash_table_remove(index->dirs, GUINT_TO_POINTER(name->parent));

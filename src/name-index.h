@@ -17,7 +17,8 @@ typedef struct SfsName {
     uint32_t parent; /* slot of the directory */
     uint32_t length; /* bytes of the name, which no NUL need follow */
     const char *name;
-    struct SfsName *next; /* another name of the same node */
+    struct SfsName *next;  /* another name of the same node */
+    struct SfsName **link; /* where this one is found in that list: there may be very many */
 } SfsName;
 
 typedef struct SfsNameIndex SfsNameIndex;
