@@ -25,7 +25,9 @@ struct SfsLifetimes {
 
     GMutex lock; /* protects all below; with @closed, for waiting */
     GCond closed;
-    GHashTable *to_scan; /* set of slots that a scanner is going to look at */
+    GHashTable *to_scan;  /* set of slots that a scanner is going to look at */
+    GHashTable *to_renew; /* set of the Tellings of names to be looked up anew that are not begun */
+    uint64_t turns, told; /* of those: given out, and done; they are done in order */
 };
 
 typedef enum {
@@ -72,8 +74,24 @@ typedef struct {
     uint64_t dir, nodeid;
     uint32_t entry;
     char *name;
-    guint *untold; /* a box; protected by SfsLifetimes.lock; NULL: the name is gone */
+    uint64_t turn; /* 0: the name is gone */
 } Telling;
+
+static guint
+hash_telling(gconstpointer key)
+{
+    const Telling *telling = key;
+
+    return g_int64_hash(&telling->dir) ^ g_str_hash(telling->name);
+}
+
+static gboolean
+equal_tellings(gconstpointer a, gconstpointer b)
+{
+    const Telling *x = a, *y = b;
+
+    return x->dir == y->dir && strcmp(x->name, y->name) == 0;
+}
 
 /* On a thread of its own, for the kernel may have to wait for who works in the directory. */
 static void
@@ -81,19 +99,23 @@ tell(gpointer data, gpointer user_data)
 {
     SfsMount *mount = user_data;
     Telling *telling = data;
+    SfsLifetimes *lifetimes = mount->lifetimes;
     size_t length = strlen(telling->name);
 
-    if (telling->untold == NULL) {
+    if (telling->turn == 0) {
         fuse_lowlevel_notify_delete(mount->session, telling->dir, telling->nodeid, telling->name,
                                     length);
         sfs_namespace_told(mount->names, telling->entry);
     } else {
+        /* What changes from here on has to be told for itself. */
+        g_mutex_lock(&lifetimes->lock);
+        g_hash_table_remove(lifetimes->to_renew, telling);
+        g_mutex_unlock(&lifetimes->lock);
         fuse_lowlevel_notify_inval_entry(mount->session, telling->dir, telling->name, length);
-        g_mutex_lock(&mount->lifetimes->lock);
-        --*telling->untold;
-        g_cond_broadcast(&mount->lifetimes->closed);
-        g_mutex_unlock(&mount->lifetimes->lock);
-        g_atomic_rc_box_release(telling->untold);
+        g_mutex_lock(&lifetimes->lock);
+        lifetimes->told = telling->turn;
+        g_cond_broadcast(&lifetimes->closed);
+        g_mutex_unlock(&lifetimes->lock);
     }
     g_free(telling->name);
     g_free(telling);
@@ -103,44 +125,52 @@ static void
 name_is_gone(uint64_t dir, const char *name, uint64_t nodeid, uint32_t entry, void *data)
 {
     SfsMount *mount = data;
-    Telling telling = {dir, nodeid, entry, g_strdup(name), NULL};
+    Telling telling = {dir, nodeid, entry, g_strdup(name), 0};
 
     sfs_pool_push(mount->lifetimes->tellers, g_memdup2(&telling, sizeof telling));
 }
 
 typedef struct {
     SfsMount *mount;
-    guint *untold;
+    uint64_t turn; /* of the last of its names */
 } Renewal;
 
+/* A file can have very many names, and be changed faster than the kernel can be told: what is still
+ * to be told is not noted once more. */
 static void
 name_is_renewed(uint64_t dir, const char *name, uint64_t nodeid, void *data)
 {
     Renewal *renewal = data;
-    Telling telling = {dir, nodeid, SFS_NO_SLOT, g_strdup(name),
-                       g_atomic_rc_box_acquire(renewal->untold)};
     SfsLifetimes *lifetimes = renewal->mount->lifetimes;
+    Telling wanted = {dir, nodeid, SFS_NO_SLOT, (char *)name, 0};
+    Telling *telling;
 
     g_mutex_lock(&lifetimes->lock);
-    ++*renewal->untold;
+    telling = g_hash_table_lookup(lifetimes->to_renew, &wanted);
+    if (telling == NULL) {
+        wanted.name = g_strdup(name);
+        wanted.turn = ++lifetimes->turns;
+        telling = g_memdup2(&wanted, sizeof wanted);
+        g_hash_table_add(lifetimes->to_renew, telling);
+        sfs_pool_push(lifetimes->tellers, telling);
+    }
+    renewal->turn = MAX(renewal->turn, telling->turn);
     g_mutex_unlock(&lifetimes->lock);
-    sfs_pool_push(lifetimes->tellers, g_memdup2(&telling, sizeof telling));
 }
 
 void
 sfs_lifetime_renewed(SfsMount *mount, uint32_t slot)
 {
     SfsLifetimes *lifetimes = mount->lifetimes;
-    Renewal renewal = {mount, g_atomic_rc_box_new0(guint)};
+    Renewal renewal = {mount, 0};
     gint64 deadline = sfs_lifetime_patience();
     bool more = true;
 
     sfs_namespace_each_name(mount->names, slot, name_is_renewed, &renewal);
     g_mutex_lock(&lifetimes->lock);
-    while (more && *renewal.untold > 0)
+    while (more && lifetimes->told < renewal.turn)
         more = g_cond_wait_until(&lifetimes->closed, &lifetimes->lock, deadline);
     g_mutex_unlock(&lifetimes->lock);
-    g_atomic_rc_box_release(renewal.untold);
 }
 
 /* Whether it is a page section with a file of the store in which there is nothing. Node locked. */
@@ -457,6 +487,7 @@ sfs_lifetimes_new(SfsMount *mount)
     g_mutex_init(&lifetimes->lock);
     g_cond_init(&lifetimes->closed);
     lifetimes->to_scan = g_hash_table_new(NULL, NULL);
+    lifetimes->to_renew = g_hash_table_new(hash_telling, equal_tellings);
     lifetimes->tellers = g_thread_pool_new(tell, mount, 1, FALSE, NULL);
     lifetimes->scanners = g_thread_pool_new(scan_and_look, mount, 1, FALSE, NULL);
     lifetimes->watch = sfs_watch_new(look_again, mount);
@@ -476,6 +507,7 @@ sfs_lifetimes_free(SfsLifetimes *lifetimes)
     g_mutex_clear(&lifetimes->lock);
     g_cond_clear(&lifetimes->closed);
     g_hash_table_unref(lifetimes->to_scan);
+    g_hash_table_unref(lifetimes->to_renew);
     g_free(lifetimes);
     return true;
 }

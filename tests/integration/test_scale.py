@@ -542,3 +542,27 @@ def test_stress_ng_in_short(session, place, mode):
     if result.returncode == 77:
         pytest.skip(result.stderr)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.modes("cached")
+def test_a_file_of_very_many_names(mnt):
+    """Each is taken away as fast as any other, and a change of the file is not noted for each of them
+    over and over, however slowly the kernel takes note."""
+    count, some = 80_000, 400
+    write(mnt / "x", b"data")
+    names = [mnt / f"name{n}" for n in range(count)]
+    for name in names:
+        os.link(mnt / "x", name)
+    before = resident(mnt)
+    for turn in range(40):
+        os.setxattr(mnt / "x", "user.section.protect", (b"readonly", b"readwrite")[turn % 2])
+    assert resident(mnt) - before < count * KIB
+
+    def removing(which):
+        begin = time.perf_counter()
+        for name in which:
+            os.unlink(name)
+        return time.perf_counter() - begin
+    oldest, newest = removing(names[:some]), removing(names[-some:])
+    assert oldest < 10 * max(newest, 0.05)
+    assert os.stat(mnt / "x").st_nlink == 1 + count - 2 * some
