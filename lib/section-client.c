@@ -454,6 +454,17 @@ sc_list(const char *path, GPtrArray **attributes, GError **error)
     return TRUE;
 }
 
+/* Further down anybody may have made a file .stats, with any text in it. */
+#define ROOT_INODE 1
+
+static gboolean
+is_root(int dir)
+{
+    struct stat st;
+
+    return sc_internal_mount_type == NULL || (fstat(dir, &st) == 0 && st.st_ino == ROOT_INODE);
+}
+
 gboolean
 sc_stats(const char *mountpoint, char **text, GError **error)
 {
@@ -466,7 +477,10 @@ sc_stats(const char *mountpoint, char **text, GError **error)
 
     if (!open_path(mountpoint, O_DIRECTORY, &dir, name, "stats", error))
         return FALSE;
-    fd = openat(dir, ".stats", O_RDONLY | O_CLOEXEC);
+    if (is_root(dir))
+        fd = openat(dir, ".stats", O_RDONLY | O_CLOEXEC);
+    else
+        errno = ENOENT;
     if (fd < 0 && errno == ENOENT)
         return fail(error, errno, "stats", mountpoint,
                     "is not the root of a sectionfs mount; the statistics are found there");

@@ -429,7 +429,7 @@ keeper_of(const char *stats)
     g_autofree char *status = NULL;
     const char *parent;
 
-    if (keeper <= 1 || keeper > G_MAXINT32 || !g_file_get_contents(name, &status, NULL, NULL))
+    if (keeper == 0 || keeper > G_MAXINT32 || !g_file_get_contents(name, &status, NULL, NULL))
         return -1;
     parent = strstr(status, "\nPPid:");
     return parent != NULL && g_ascii_strtoull(parent + strlen("\nPPid:"), NULL, 10) == keeper

@@ -155,3 +155,14 @@ def test_reload_while_it_starts(new_mount, place):
     assert sorted(os.listdir(mnt.path)) == ["first", "second"]
     assert mnt.stop() == []                     # before the file's mount
     mnt.keeper = None
+
+
+def test_what_only_looks_like_statistics(mnt, ctl):
+    """Below the root, .stats is a file like others: what it says of a keeper is not heeded."""
+    bystander = mnt.child()
+    os.mkdir(mnt / "d")
+    write(mnt / "d/.stats", f"version: 1\nkeeper_pid: {bystander.pid}\n".encode())
+    for command in "stats", "reload":
+        assert "not the root" in ctl(command, mnt / "d", ok=False).stderr
+    assert bystander.get("1") == 1
+    ctl("reload", mnt.path)
