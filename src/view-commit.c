@@ -13,16 +13,16 @@
 
 #define PIECE ((size_t)1 << 20) /* is written at a time */
 
-/* Room in the base for all that is the view's own, so that writing it cannot fail for want of that.
- */
+/* Room in the base for all that is the view's own below @size, so that writing it cannot fail for
+ * want of that. No further, though pages are whole: a window has no room beyond its end. */
 static int
-reserve(SfsBacking *view, SfsBacking *base)
+reserve(SfsBacking *view, SfsBacking *base, off_t size)
 {
     off_t at = 0, first, end;
     int r = 0;
 
-    while (r == 0 && view->ops->changed(view, at, &first, &end) == 0) {
-        r = base->ops->allocate(base, FALLOC_FL_KEEP_SIZE, first, end - first);
+    while (r == 0 && view->ops->changed(view, at, &first, &end) == 0 && first < size) {
+        r = base->ops->allocate(base, FALLOC_FL_KEEP_SIZE, first, MIN(end, size) - first);
         at = end;
     }
     /* Where that cannot be had beforehand it is tried. */
@@ -90,13 +90,13 @@ sfs_view_commit_bytes(SfsBacking *view, SfsBacking *base, SfsViewRec *rec, off_t
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&base->verbs);
     off_t at = 0, first, end;
     struct stat st;
-    int r = rec->committing ? 0 : reserve(view, base);
+    int r = view->ops->stat(view, &st);
 
-    if (r == 0)
-        r = view->ops->stat(view, &st);
     /* The section may take the size that was asked about, and no other. */
     if (r == 0 && size >= 0 && st.st_size != size)
         r = -EAGAIN;
+    if (r == 0 && !rec->committing)
+        r = reserve(view, base, st.st_size);
     if (r < 0)
         return r;
     atomic_store(&rec->committing, 1);

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from sections import key, make, patiently, set_keys
+from sections import COMMIT, key, make, patiently, set_keys
 from util import (FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, KIB, MIB, PAGE, View, call, eventually,
                   fallocate, opened, pattern, punch, read, refused, run, write)
 
@@ -355,6 +355,20 @@ def test_a_copy_on_write_view_of_a_window(mnt, real, window):
                                          DATA[AT + PAGE + 7:AT + SIZE])
         view.close()
     assert read(real) == DATA
+
+
+@every_mode
+def test_a_view_is_committed_into_a_window_that_ends_within_a_page(mnt, real, window):
+    def body():
+        expected = bytearray(DATA[AT:AT + SIZE])
+        with opened(mnt.cow("x")) as fd:
+            for at in (0, PAGE + 7, SIZE - 5):
+                os.pwrite(fd, b"mine!", at)
+                expected[at:at + 5] = b"mine!"
+            fcntl.ioctl(fd, COMMIT)
+        assert read(window) == expected
+        assert read(real) == OUTSIDE[0] + expected + OUTSIDE[1]
+    mnt.run(body)
 
 
 def test_locks_are_on_the_bytes_of_the_file(mnt, real, window):
