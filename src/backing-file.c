@@ -13,7 +13,16 @@ typedef struct {
     SfsFdBacking common;
     off_t offset, length; /* of a window; length 0: to the end of the file */
     GMutex end;           /* held while it is truncated, and while bytes are written back */
+    GMutex appending;     /* held while it is appended to; protects `next` */
+    GCond appended;
+    off_t next; /* where the kernel goes on after what was appended last; -1: it was cut */
 } FileBacking;
+
+/* How long the piece of a write that was sent before may be on its way. When it is certain that
+ * there is one, unless somebody has cut the file past the mount; and when it may as well be that
+ * somebody has appended. */
+#define SURE_TURN_US (500 * G_TIME_SPAN_MILLISECOND)
+#define TURN_US (10 * G_TIME_SPAN_MILLISECOND)
 
 static FileBacking *
 file(SfsBacking *backing)
@@ -98,12 +107,48 @@ file_splice_write(SfsBacking *backing, int pipe, size_t size, off_t offset, unsi
     return n == (ssize_t)fits ? (ssize_t)size : n;
 }
 
+/* What is written asynchronously (io_uring, libaio) comes in pieces of SFS_READER_MAX_WRITE, all of
+ * them at once; one that appended itself before the one before it would be in its place. The end of
+ * the file tells where a write begins only as long as nobody else appends, hence `next`. */
+static void
+file_begin_append(SfsBacking *backing, off_t offset)
+{
+    FileBacking *self = file(backing);
+    gint64 now = g_get_monotonic_time();
+    struct stat st;
+
+    if (!g_mutex_trylock(&self->appending)) {
+        sfs_crew_will_wait();
+        g_mutex_lock(&self->appending);
+    }
+    while (offset != self->next && backing->ops->stat(backing, &st) == 0 && offset != st.st_size) {
+        gint64 patience = offset > st.st_size ? SURE_TURN_US : TURN_US;
+
+        sfs_crew_will_wait();
+        if (!g_cond_wait_until(&self->appended, &self->appending, now + patience))
+            break;
+    }
+}
+
+static void
+file_end_append(SfsBacking *backing, off_t next)
+{
+    FileBacking *self = file(backing);
+
+    self->next = next;
+    g_cond_broadcast(&self->appended);
+    g_mutex_unlock(&self->appending);
+}
+
 static int
 file_truncate(SfsBacking *backing, off_t size)
 {
     g_autoptr(GMutexLocker) locker = NULL;
 
     sfs_crew_will_wait();
+    g_mutex_lock(&file(backing)->appending);
+    file(backing)->next = -1;
+    g_mutex_unlock(&file(backing)->appending);
     locker = g_mutex_locker_new(&file(backing)->end);
     return ftruncate(sfs_fd_backing_fd(backing), size) == 0 ? 0 : -errno;
 }
@@ -130,6 +175,8 @@ file_free(SfsBacking *backing)
 {
     close(sfs_fd_backing_fd(backing));
     g_mutex_clear(&file(backing)->end);
+    g_mutex_clear(&file(backing)->appending);
+    g_cond_clear(&file(backing)->appended);
     g_free(backing);
 }
 
@@ -141,6 +188,8 @@ static const SfsBackingOps file_ops = {
     .splice_read = file_splice_read,
     .write = file_write,
     .splice_write = file_splice_write,
+    .begin_append = file_begin_append,
+    .end_append = file_end_append,
     .truncate = file_truncate,
     .allocate = file_allocate,
     .seek = sfs_fd_backing_seek,
@@ -159,6 +208,9 @@ new_backing(const SfsBackingOps *ops, int fd)
     sfs_backing_init(&new->common.base, ops);
     new->common.fd = fd;
     g_mutex_init(&new->end);
+    g_mutex_init(&new->appending);
+    g_cond_init(&new->appended);
+    new->next = -1;
     return new;
 }
 
@@ -295,6 +347,8 @@ static const SfsBackingOps window_ops = {
     .read_quietly = window_read_quietly,
     .splice_read = window_splice_read,
     .write = window_write,
+    .begin_append = file_begin_append,
+    .end_append = file_end_append,
     .truncate = window_truncate,
     .allocate = window_allocate,
     .seek = window_seek,

@@ -66,6 +66,13 @@ typedef struct {
      * NULL: it cannot. */
     ssize_t (*splice_write)(SfsBacking *backing, int pipe, size_t size, off_t offset, unsigned how);
 
+    /* Around what is written with SFS_WRITE_APPEND: one after the other, in the order that the
+     * kernel has given the pieces of a large write, of which several threads have one each.
+     * @offset: as with that; @next: where the kernel goes on after it. NULL: the offset says it
+     * all. */
+    void (*begin_append)(SfsBacking *backing, off_t offset);
+    void (*end_append)(SfsBacking *backing, off_t next);
+
     /* As ftruncate(2). Required. */
     int (*truncate)(SfsBacking *backing, off_t size);
 

@@ -113,6 +113,37 @@ sfs_section_can_splice(const SfsHandle *handle, size_t size, off_t offset, unsig
            offset % SFS_PAGE_SIZE == 0;
 }
 
+/* At @offset, or the end that the file has now. */
+static ssize_t
+write_admitted(SfsMount *mount, SfsHandle *handle, const void *buf, int pipe, size_t size,
+               off_t offset, unsigned how)
+{
+    const SfsBackingOps *ops = handle->backing->ops;
+    int r = sfs_section_admit_write(mount, handle, offset, &size, how);
+
+    if (r < 0)
+        return r;
+    if (how & SFS_WRITE_APPEND && ops->begin_append != NULL)
+        sfs_request_intend(end_of(handle->backing));
+    if (buf == NULL)
+        return ops->splice_write(handle->backing, pipe, size, offset, how);
+    return ops->write(handle->backing, buf, size, offset, how);
+}
+
+static ssize_t
+append(SfsMount *mount, SfsHandle *handle, const void *buf, size_t size, off_t offset, unsigned how)
+{
+    SfsBacking *backing = handle->backing;
+    ssize_t n;
+
+    backing->ops->begin_append(backing, offset);
+    n = was_appended(backing, buf, size)
+            ? (ssize_t)size
+            : write_admitted(mount, handle, buf, -1, size, offset, how);
+    backing->ops->end_append(backing, offset + (n < 0 ? (off_t)size : (off_t)n));
+    return n;
+}
+
 ssize_t
 sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, int pipe, size_t size,
                   off_t offset, unsigned how)
@@ -121,27 +152,17 @@ sfs_section_write(SfsMount *mount, SfsHandle *handle, const void *buf, int pipe,
     SfsTarget target;
     /* Written back pages come with any handle of the inode that can write. */
     int r = check_handle(handle, true);
-    bool appends =
-        r == 0 && how & SFS_WRITE_APPEND && strcmp(handle->backing->ops->kind, "file") == 0;
 
     if (r < 0)
         return r;
-    if (appends && was_appended(handle->backing, buf, size))
-        return (ssize_t)size;
+    if (how & SFS_WRITE_APPEND && handle->backing->ops->begin_append != NULL)
+        return append(mount, handle, buf, size, offset, how);
     if (handle->class == SFS_CLASS_NODE && !(how & SFS_WRITE_BACK)) {
         sfs_node_peek(mount->nodes, handle->node, handle->class, &target);
         if (sfs_section_keeps_memory(target.rec))
             held = sfs_section_hold_size(&target);
     }
-    if (r == 0)
-        r = sfs_section_admit_write(mount, handle, offset, &size, how);
-    if (r < 0)
-        return r;
-    if (appends)
-        sfs_request_intend(end_of(handle->backing));
-    if (buf == NULL)
-        return handle->backing->ops->splice_write(handle->backing, pipe, size, offset, how);
-    return handle->backing->ops->write(handle->backing, buf, size, offset, how);
+    return write_admitted(mount, handle, buf, pipe, size, offset, how);
 }
 
 int

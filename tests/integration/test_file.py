@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
 """File-backed sections: another name for a real file's own bytes."""
 
+import ctypes
 import errno
 import os
+import platform
 import shutil
 import socket
 import stat
+import struct
 
 import pytest
 
@@ -14,6 +17,7 @@ from util import (GIB, MIB, PAGE, call, eventually, extents, fallocate, libc, li
 
 every_mode = pytest.mark.modes("passthrough", "cached", "user")
 FILE = "user.section.file"
+IO_SETUP, IO_SUBMIT, IO_GETEVENTS = {"x86_64": (206, 209, 208)}.get(platform.machine(), (0, 2, 4))
 
 
 def back_by(section, file, mode=0o644):
@@ -627,3 +631,36 @@ def test_the_file_itself_cannot_be_run_while_it_may_be_written(mnt, place):
         except OSError as error:
             assert error.errno == errno.ETXTBSY
     eventually(runs)
+
+
+def write_asynchronously(fd, data):
+    """As io_submit(2) does; how much was written."""
+    context, event = ctypes.c_ulong(0), (ctypes.c_int64 * 4)()
+    place = ctypes.create_string_buffer(data, len(data))
+    request = ctypes.create_string_buffer(struct.pack(
+        "=QIIHhIQQqQII", 0, 0, 0, 1, 0, fd, ctypes.addressof(place), len(data), 0, 0, 0, 0))
+    pointer = ctypes.c_void_p(ctypes.addressof(request))
+    assert libc.syscall(IO_SETUP, 1, ctypes.byref(context)) == 0
+    assert libc.syscall(IO_SUBMIT, context, ctypes.c_long(1), ctypes.byref(pointer)) == 1
+    assert libc.syscall(IO_GETEVENTS, context, ctypes.c_long(1), ctypes.c_long(1), event, None) == 1
+    return event[2]
+
+
+@pytest.mark.parametrize("limit", [None, b"1G"])
+def test_what_is_appended_asynchronously_stays_in_order(mnt, real, limit):
+    """The kernel sends it in pieces, all at once."""
+    data, expected = pattern("appended", 16 * MIB + 1000), read(real)
+    back_by(mnt / "x", real)
+    if limit:
+        os.setxattr(mnt / "x", "user.section.limit", limit)     # so that the daemon is asked
+    with opened(mnt / "x", os.O_WRONLY | os.O_APPEND) as fd, \
+            opened(real, os.O_WRONLY | os.O_APPEND) as past:
+        for _ in range(3):
+            assert write_asynchronously(fd, data) == len(data)
+            os.write(past, b"and others")
+            expected += data + b"and others"
+            assert read(real) == expected
+        size = 10 * PAGE
+        os.truncate(real, size)                                 # so do they
+        assert write_asynchronously(fd, data) == len(data)
+        assert read(real) == expected[:size] + data
