@@ -244,6 +244,21 @@ drop_privileges(fuse_req_t req, fuse_ino_t ino, bool by_stranger)
         sfs_section_drop_privileges(sfs_op_mount(req), &target, by_stranger ? &caller : NULL);
 }
 
+/* The same of what the kernel does not say that about, nor whether who asks may leave the bits
+ * alone; and of what comes here where writes do not. */
+static void
+drop_all_privileges(fuse_req_t req, fuse_ino_t ino)
+{
+    SfsMount *mount = sfs_op_mount(req);
+    SfsCaller caller = sfs_op_caller(req);
+    g_auto(SfsTarget) target = {0};
+
+    if (sfs_node_resolve(mount->nodes, ino, &target) != 0)
+        return;
+    sfs_section_drop_privileges(mount, &target, caller.uid != 0 ? &caller : NULL);
+    sfs_section_drop_file_set_ids(mount, &target, &caller);
+}
+
 /* When the kernel writes back, it takes whatever is not an error for all of it. @done of it is
  * there; the rest is in memory. */
 static ssize_t
@@ -330,8 +345,7 @@ sfs_op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t l
 
     if (handle == NULL)
         return;
-    /* Of these the kernel does not say whether who asks may leave the bits alone. */
-    drop_privileges(req, ino, fuse_req_ctx(req)->uid != 0);
+    drop_all_privileges(req, ino);
     sfs_op_reply(req, sfs_section_allocate(sfs_op_mount(req), handle, mode, offset, length));
 }
 
@@ -370,7 +384,7 @@ sfs_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
     to = sfs_op_need_handle(req, fi_out);
     if (to == NULL)
         return;
-    drop_privileges(req, ino_out, fuse_req_ctx(req)->uid != 0);
+    drop_all_privileges(req, ino_out);
     n = sfs_section_copy(sfs_op_mount(req), from, off_in, to, off_out, len);
     if (n < 0)
         fuse_reply_err(req, (int)-n);

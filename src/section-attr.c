@@ -124,6 +124,21 @@ sfs_section_check_link(const SfsTarget *target, const SfsCaller *caller)
                : -EPERM;
 }
 
+void
+sfs_section_drop_file_set_ids(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller)
+{
+    g_autoptr(SfsBacking) backing = NULL;
+    struct stat st;
+    int fd;
+
+    if (caller->uid == 0 || target->class != SFS_CLASS_NODE || target->rec->kind != SFS_KIND_FILE)
+        return;
+    backing = sfs_node_backing(mount->nodes, target->slot);
+    fd = backing != NULL ? backing->ops->lock_fd(backing) : -1;
+    if (fd >= 0 && fstat(fd, &st) == 0 && st.st_mode & (S_ISUID | S_ISGID))
+        fchmod(fd, st.st_mode & 07777 & ~(mode_t)(S_ISUID | (st.st_mode & S_IXGRP ? S_ISGID : 0)));
+}
+
 bool
 sfs_section_attrs_stay(SfsMount *mount, const SfsTarget *target)
 {
@@ -218,6 +233,7 @@ sfs_section_set_size(SfsMount *mount, const SfsTarget *target, const SfsHandle *
     r = sfs_section_check_size(mount, target, handle, (uint64_t)size);
     if (r < 0)
         return r;
+    sfs_section_drop_file_set_ids(mount, target, caller);
     if (handle == NULL && target->class == SFS_CLASS_NODE) {
         r = truncate_unopened(mount, target, size);
     } else {

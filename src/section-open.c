@@ -67,20 +67,6 @@ sfs_sections_free(SfsMount *mount)
 
 /* --- open and release ------------------------------------------------------------------------ */
 
-/* The daemon's own writes to a real file leave its set-id bits alone, where it runs as root. So
- * they go when somebody without privileges opens it for writing. (The kernel's, in passthrough, are
- * done with the rights of whoever defined the section, and take them off; but what is written
- * through a mediated handle is the daemon's there as well.) */
-static void
-drop_file_set_ids(SfsBacking *backing, const SfsCaller *caller)
-{
-    int fd = backing->ops->lock_fd(backing);
-    struct stat st;
-
-    if (caller->uid != 0 && fstat(fd, &st) == 0 && st.st_mode & (S_ISUID | S_ISGID))
-        fchmod(fd, st.st_mode & 07777 & ~(mode_t)(S_ISUID | (st.st_mode & S_IXGRP ? S_ISGID : 0)));
-}
-
 static bool
 may_change_mode(const SfsNodeRec *rec, SfsBacking *backing)
 {
@@ -367,7 +353,7 @@ sfs_section_open(SfsMount *mount, const SfsTarget *target, int flags, const SfsC
 opened:
     if (writes && target->class == SFS_CLASS_NODE && target->rec->kind == SFS_KIND_FILE &&
         (reply->mode != SFS_IO_PASSTHROUGH || reply->mediated))
-        drop_file_set_ids(handle->backing, caller);
+        sfs_section_drop_file_set_ids(mount, target, caller);
     if (flags & O_TRUNC)
         r = sfs_section_set_size(mount, target, handle, caller, 0);
     if (r < 0) {

@@ -183,6 +183,7 @@ commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *caller)
     if (r < 0)
         return r;
     sfs_section_drop_privileges(mount, &base, caller);
+    sfs_section_drop_file_set_ids(mount, &base, caller);
     atomic_fetch_add(&base.rec->commits, 1);
     r = handle->backing->ops->commit(handle->backing, st.st_size);
     if (r == 0)

@@ -110,6 +110,13 @@ int sfs_section_check_link(const SfsTarget *target, const SfsCaller *caller);
 void sfs_section_drop_privileges(SfsMount *mount, const SfsTarget *target,
                                  const SfsCaller *stranger);
 
+/* The same of the real file that a section is over, for the daemon's own changes of it leave that
+ * alone where it runs as root: before one that a @caller without privileges has asked for. (What is
+ * written by a handle is not looked at each time, but when that is opened. The kernel's own writes,
+ * in passthrough, are done with the rights of whoever defined the section, and take them off.) */
+void sfs_section_drop_file_set_ids(SfsMount *mount, const SfsTarget *target,
+                                   const SfsCaller *caller);
+
 int sfs_section_allocate(SfsMount *mount, SfsHandle *handle, int mode, off_t offset, off_t length);
 
 /* As lseek(2), SEEK_DATA and SEEK_HOLE. Where _may_err() says so of what was found, @at, the kernel

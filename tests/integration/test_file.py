@@ -3,6 +3,7 @@
 
 import ctypes
 import errno
+import fcntl
 import os
 import platform
 import shutil
@@ -12,8 +13,9 @@ import struct
 
 import pytest
 
+from sections import COMMIT
 from util import (GIB, MIB, PAGE, call, eventually, extents, fallocate, libc, link_fd, mapped,
-                  opened, pairs, pattern, prctl, read, refused, run, sha, write, write_all)
+                  opened, pairs, pattern, prctl, punch, read, refused, run, sha, write, write_all)
 
 every_mode = pytest.mark.modes("passthrough", "cached", "user")
 FILE = "user.section.file"
@@ -631,6 +633,52 @@ def test_the_file_itself_cannot_be_run_while_it_may_be_written(mnt, place):
         except OSError as error:
             assert error.errno == errno.ETXTBSY
     eventually(runs)
+
+
+
+def commits(mnt):
+    with opened(mnt.cow("x")) as fd:
+        os.pwrite(fd, b"new", 0)
+        fcntl.ioctl(fd, COMMIT)
+
+
+def copies(mnt):
+    with opened(mnt / "from", os.O_RDONLY) as source, opened(mnt / "x") as fd:
+        assert os.copy_file_range(source, fd, 3) == 3
+
+
+def changes_with(flags, change):
+    def by_handle(mnt):
+        with opened(mnt / "x", os.O_RDWR | flags) as fd:
+            change(fd)
+    return by_handle
+
+
+CHANGES = {
+    "write": changes_with(0, lambda fd: os.pwrite(fd, b"new", 0)),
+    "commit": commits,
+    "copy_file_range": copies,
+    "truncate": lambda mnt: os.truncate(mnt / "x", 3),
+    "ftruncate": changes_with(0, lambda fd: os.ftruncate(fd, 3)),
+    "O_TRUNC": changes_with(os.O_TRUNC, lambda fd: None),
+    "punch": changes_with(0, lambda fd: punch(fd, 0, PAGE)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_user_changes_loses_the_set_id_bits_of_the_file(mnt, real, user, change):
+    """However it is done: the daemon, as root, could leave them."""
+    os.chmod(real, 0o6755)
+    back_by(mnt / "x", real)
+    os.chmod(mnt / "x", 0o666)
+    write(mnt / "from", b"new")
+    if change != "write":       # which the kernel does in passthrough, for whoever defined it
+        CHANGES[change](mnt)
+        assert stat.S_IMODE(os.stat(real).st_mode) == 0o6755    # root leaves them
+    write(real, pattern("real", MIB + 100))
+    call(CHANGES[change], mnt, user=user)
+    assert stat.S_IMODE(os.stat(real).st_mode) == 0o755
+    assert read(real) != pattern("real", MIB + 100)
 
 
 def write_asynchronously(fd, data):
