@@ -94,13 +94,42 @@ settle_inode(SfsMount *mount, uint64_t nodeid)
     fuse_lowlevel_notify_inval_inode(mount->session, nodeid, 0, 0);
 }
 
+/* The kernel asks for a size that it was told is old when it is to read or to tell that, but not
+ * when it appends, splices or has a page fault: what was appended would go over what has come. So
+ * it is told of one that has grown beyond @before, by the last byte. (Of one that has become
+ * smaller it cannot be told.) To be settled after that. */
+static void
+tell_growth(SfsMount *mount, uint64_t nodeid, SfsBacking *backing, off_t before)
+{
+    char last = 0;
+    struct fuse_bufvec bytes = FUSE_BUFVEC_INIT(sizeof last);
+    struct stat st;
+
+    bytes.buf[0].mem = &last;
+    if (backing->ops->stat(backing, &st) == 0 && st.st_size > before &&
+        backing->ops->read(backing, &last, sizeof last, st.st_size - 1) == sizeof last)
+        fuse_lowlevel_notify_store(mount->session, nodeid, st.st_size - 1, &bytes, 0);
+}
+
+/* The same of a section that views are written into, and settles it. One that is passed through has
+ * handles that are not. */
+static void
+settle_base(SfsMount *mount, uint32_t slot, const SfsNodeRec *rec, off_t before)
+{
+    g_autoptr(SfsBacking) backing = sfs_node_backing(mount->nodes, slot);
+
+    if (backing != NULL && rec->opens > 0)
+        tell_growth(mount, nodeid_of(slot, rec), backing, before);
+    settle_inode(mount, nodeid_of(slot, rec));
+}
+
 int
 sfs_section_view_reset(SfsMount *mount, SfsHandle *handle)
 {
     g_autoptr(GMutexLocker) locker = NULL;
     g_autoptr(SfsBacking) base = NULL;
     SfsTarget target;
-    struct stat st = {0};
+    struct stat st = {0}, before;
     int r = check_view(handle, true);
 
     if (r < 0)
@@ -112,11 +141,14 @@ sfs_section_view_reset(SfsMount *mount, SfsHandle *handle)
         return -ESTALE; /* the shared view that it was opened on is another one by now, or gone */
     if (base != NULL)
         r = base->ops->stat(base, &st);
+    if (r == 0)
+        r = handle->backing->ops->stat(handle->backing, &before);
     if (r < 0)
         return r;
     /* What was stored before must not come in afterwards. */
     settle_inode(mount, handle->rec->nodeid);
     r = handle->backing->ops->reset(handle->backing, st.st_size);
+    tell_growth(mount, handle->rec->nodeid, handle->backing, before.st_size);
     settle_inode(mount, handle->rec->nodeid);
     return r;
 }
@@ -161,7 +193,7 @@ commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *caller)
     g_autoptr(GMutexLocker) locker = NULL;
     g_autoptr(SfsBacking) bytes = NULL;
     SfsTarget base;
-    struct stat st;
+    struct stat st, before = {0};
     int r = check_view(handle, true);
 
     if (r == 0)
@@ -176,6 +208,8 @@ commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *caller)
     settle_inode(mount, handle->rec->nodeid);
     settle_inode(mount, nodeid_of(base.slot, base.rec));
     r = handle->backing->ops->stat(handle->backing, &st);
+    if (r == 0 && bytes != NULL)
+        r = bytes->ops->stat(bytes, &before);
     if (r == 0)
         r = sfs_section_check_size(mount, &base, NULL, (uint64_t)st.st_size);
     if (r == 0)
@@ -188,7 +222,7 @@ commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *caller)
     r = handle->backing->ops->commit(handle->backing, st.st_size);
     if (r == 0)
         r = promise_memory(mount, &base, st.st_size); /* holes that were made are filled */
-    settle_inode(mount, nodeid_of(base.slot, base.rec));
+    settle_base(mount, base.slot, base.rec, before.st_size);
     atomic_fetch_sub(&base.rec->commits, 1);
     return r;
 }
@@ -229,7 +263,7 @@ sfs_section_end_commits(SfsMount *mount, GArray *slots)
         uint32_t slot = g_array_index(slots, uint32_t, i);
         SfsNodeRec *rec = sfs_registry_get(mount->registry, SFS_TABLE_NODES, slot);
 
-        settle_inode(mount, nodeid_of(slot, rec));
+        settle_base(mount, slot, rec, 0);
         if (atomic_load(&rec->commits) > 0) /* it may be another section by now */
             atomic_fetch_sub(&rec->commits, 1);
     }

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """What is done with an open view as a whole: sectionctl cow diff, reset, commit, export."""
 
+import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import struct
 
@@ -11,7 +13,7 @@ import pytest
 from sections import COMMIT, RESET
 from test_cow import make_base
 from test_views import define, loop  # noqa: F401 (a fixture)
-from util import (GIB, KIB, MIB, PAGE, View, call, eventually, kill, mapped, opened, pattern, punch, read,
+from util import (GIB, KIB, MIB, PAGE, View, call, eventually, kill, libc, mapped, opened, pattern, punch, read,
                   refused, sha, write)
 
 RANGES = 64
@@ -162,6 +164,69 @@ def test_commit_is_seen_by_who_has_the_section_open(mnt, base):
         os.pwrite(own, b"committed", 0)
         fcntl.ioctl(own, COMMIT)
         assert os.pread(fd, 9, 0) == b"committed"
+
+
+def grow(mnt, base, verb):
+    """Has what is open twice grow by a verb, unseen by whoever has it open: those two, and what is
+    in it then."""
+    longer = pattern("longer", len(base.data) + 3 * PAGE + 5)
+    if verb == COMMIT:
+        fds = [os.open(mnt / "base", os.O_RDWR | flag) for flag in (0, os.O_APPEND)]
+        with opened(mnt.cow("base")) as view:
+            os.pwrite(view, longer, 0)
+            fcntl.ioctl(view, verb)
+    else:
+        fds = [os.open(mnt.cow("base"), os.O_RDWR)]
+        fds.append(os.open(f"/proc/self/fd/{fds[0]}", os.O_RDWR | os.O_APPEND))
+        os.pwrite(fds[0], b"its own", 0)        # or there is nothing to be told of
+        write(mnt / "base", longer)
+        fcntl.ioctl(fds[0], verb)
+    return *fds, longer
+
+
+@every_mode
+@pytest.mark.parametrize("verb", [COMMIT, RESET], ids=["commit", "reset"])
+@pytest.mark.options("cow_copy_max=0")
+def test_what_is_appended_goes_behind_what_has_come(mnt, base, verb):
+    def body():
+        fd, appending, longer = grow(mnt, base, verb)
+        os.write(appending, b"appended")
+        assert os.pread(fd, 2 * len(longer), 0) == longer + b"appended"
+    mnt.run(body)
+
+
+@every_mode
+def test_what_is_appended_through_the_daemon_goes_behind_what_was_committed(mnt, base):
+    def body():
+        os.setxattr(mnt / "base", "user.section.limit", b"8M")
+        fd, appending, longer = grow(mnt, base, COMMIT)
+        os.write(appending, b"appended")
+        assert os.pread(fd, 2 * len(longer), 0) == longer + b"appended"
+    mnt.run(body)
+
+
+@every_mode
+@pytest.mark.parametrize("verb", [COMMIT, RESET], ids=["commit", "reset"])
+@pytest.mark.options("cow_copy_max=0")
+def test_pipes_get_what_has_come(mnt, base, verb):
+    def body():
+        source, into = os.pipe()
+        fd, _, longer = grow(mnt, base, verb)
+        start = len(longer) - PAGE
+        assert os.splice(fd, into, PAGE, offset_src=start) == PAGE
+        assert os.read(source, PAGE) == longer[start:]
+    mnt.run(body)
+
+
+@every_mode
+@pytest.mark.parametrize("verb", [COMMIT, RESET], ids=["commit", "reset"])
+@pytest.mark.options("cow_copy_max=0")
+def test_mappings_show_what_has_come(mnt, base, verb):
+    def body():
+        fd, _, longer = grow(mnt, base, verb)
+        view = libc.mmap(None, len(longer), mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+        assert ctypes.string_at(view, len(longer)) == longer    # and no SIGBUS
+    mnt.run(body)
 
 
 def test_commit_is_for_those_who_may_write_the_section(mnt, base, user):
