@@ -109,6 +109,26 @@ sfs_section_bytes(SfsMount *mount, const SfsTarget *target)
     return layer.shared != NULL ? layer.shared : sfs_node_backing(mount->nodes, layer.slot);
 }
 
+int
+sfs_section_need_bytes(SfsMount *mount, const SfsTarget *target, SfsBacking **bytes)
+{
+    uint32_t slot = target->slot;
+    const SfsNodeRec *rec = target->rec;
+    SfsTarget bottom;
+    int r;
+
+    *bytes = sfs_section_bytes(mount, target);
+    if (*bytes != NULL)
+        return 0;
+    while (rec->base != SFS_NO_SLOT) {
+        slot = rec->base;
+        rec = sfs_registry_get(mount->registry, SFS_TABLE_NODES, slot);
+    }
+    sfs_node_peek(mount->nodes, slot, SFS_CLASS_NODE, &bottom);
+    r = sfs_section_need_backing(mount, &bottom, bytes);
+    return r == -ESTALE ? 0 : r; /* it has no name any more, and stays empty */
+}
+
 uint64_t
 sfs_section_dirty_inode(SfsMount *mount, const SfsTarget *target)
 {

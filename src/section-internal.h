@@ -51,7 +51,11 @@ bool sfs_section_keeps_memory(const SfsNodeRec *rec);
 /* The section's backing, made now if a page section has none yet. A reference for the caller. */
 int sfs_section_need_backing(SfsMount *mount, const SfsTarget *target, SfsBacking **backing);
 
-/* The same, with the node locked and the backing still its own. On failure it is not locked. */
+/* As sfs_section_bytes(), made now where there are none yet: for a view that can be reset, or
+ * written into what it is a view of. NULL: there will never be any. */
+int sfs_section_need_bytes(SfsMount *mount, const SfsTarget *target, SfsBacking **bytes);
+
+/* As _need_backing(), with the node locked and the backing still its own. On failure it is not locked. */
 int sfs_section_lock_with_backing(SfsMount *mount, const SfsTarget *target, SfsBacking **backing);
 
 /* --- section-attr.c -------------------------------------------------------------------------- */

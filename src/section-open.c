@@ -211,7 +211,11 @@ open_view(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, boo
     if (r < 0)
         return r;
     r = sfs_section_stat(mount, target, NULL, &section);
-    wish.base = base = sfs_section_bytes(mount, target);
+    if (r == 0 && (writes || wish.joined))
+        r = sfs_section_need_bytes(mount, target, &base);
+    else if (r == 0)
+        base = sfs_section_bytes(mount, target);
+    wish.base = base;
     if (r == 0)
         r = sfs_view_open(mount, target, &wish, &access);
     if (r < 0) {

@@ -10,7 +10,7 @@ import struct
 
 import pytest
 
-from sections import COMMIT, RESET
+from sections import COMMIT, RESET, key
 from test_cow import make_base
 from test_views import define, loop  # noqa: F401 (a fixture)
 from util import (GIB, KIB, MIB, PAGE, View, call, eventually, kill, libc, mapped, opened, pattern, punch, read,
@@ -226,6 +226,25 @@ def test_mappings_show_what_has_come(mnt, base, verb):
         fd, _, longer = grow(mnt, base, verb)
         view = libc.mmap(None, len(longer), mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
         assert ctypes.string_at(view, len(longer)) == longer    # and no SIGBUS
+    mnt.run(body)
+
+
+@every_mode
+@pytest.mark.parametrize("size", [100, 2 * MIB])
+def test_verbs_on_a_view_of_what_was_empty(mnt, size):
+    def body():
+        data = pattern("view", size)
+        write(mnt / "x", b"")
+        eventually(lambda: key(mnt / "x", "opens") == "0")
+        with opened(mnt.cow("x")) as fd:
+            fcntl.ioctl(fd, RESET)
+            os.pwrite(fd, data, 0)
+            assert os.stat(mnt / "x").st_size == 0
+            fcntl.ioctl(fd, COMMIT)
+            assert read(mnt / "x") == data
+            write(mnt / "x", b"others'")
+            fcntl.ioctl(fd, RESET)
+            assert os.pread(fd, 10, 0) == b"others'"
     mnt.run(body)
 
 
