@@ -108,7 +108,8 @@ typedef struct {
     /* Makes the base as the view is. -ENOSPC before anything was done, where room can be had
      * beforehand; done again from its start
      * after a death in between, it ends the same. What was not written to meanwhile is no longer
-     * the view's own then. @size: what it was found to have, or -1; -EAGAIN if it has another. */
+     * the view's own then. @size: what it was found to have, or -1; -EAGAIN if it has another, or
+     * gets one meanwhile: then part of it may be done. */
     int (*commit)(SfsBacking *backing, off_t size);
 
     /* What it is a view of, NULL: nothing. Borrowed. */

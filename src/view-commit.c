@@ -108,5 +108,8 @@ sfs_view_commit_bytes(SfsBacking *view, SfsBacking *base, SfsViewRec *rec, off_t
     if (r == 0 && base->ops->sync != NULL)
         r = base->ops->sync(base, false);
     atomic_store(&rec->committing, 0);
+    /* What was cut off before its turn came is not in the base. */
+    if (r == 0 && size >= 0 && view->ops->stat(view, &st) == 0 && st.st_size != size)
+        r = -EAGAIN;
     return r;
 }

@@ -1439,6 +1439,51 @@ test_two_views(void)
     stop(&a);
 }
 
+/* What a view is cut to when it is next written into its base; of one test. */
+static SfsBacking *cut_soon;
+static ssize_t (*write_to_base)(SfsBacking *, const void *, size_t, off_t, unsigned);
+
+static ssize_t
+cut_and_write(SfsBacking *base, const void *buf, size_t size, off_t offset, unsigned how)
+{
+    SfsBacking *view = g_steal_pointer(&cut_soon);
+
+    if (view != NULL)
+        g_assert_cmpint(view->ops->truncate(view, 4 * PAGE), ==, 0);
+    return write_to_base(base, buf, size, offset, how);
+}
+
+static void
+test_cut_while_committed(void)
+{
+    Rig rig = {0};
+    SfsBackingOps ops;
+    struct stat st;
+
+    start(&rig, 0, 10 * PAGE, 20 * PAGE);
+    write_base(&rig, 0, 10 * PAGE);
+    open_view(&rig);
+    do_write(&rig, 2 * PAGE, PAGE);
+    do_write(&rig, 5 * PAGE, 2 * PAGE);
+    ops = *rig.base->ops;
+    write_to_base = ops.write;
+    ops.write = cut_and_write;
+    rig.base->ops = &ops;
+    cut_soon = rig.view;
+
+    g_assert_cmpint(rig.view->ops->commit(rig.view, 10 * PAGE), ==, -EAGAIN);
+    model_resize(&rig, 4 * PAGE);
+    check_all(&rig);
+    g_assert_cmpuint(rig.view->ops->private_bytes(rig.view), ==, PAGE);
+    g_assert_cmpint(rig.view->ops->commit(rig.view, 4 * PAGE), ==, 0);
+    check_all(&rig);
+    g_assert_cmpuint(rig.view->ops->private_bytes(rig.view), ==, 0);
+    g_assert_cmpint(rig.base->ops->stat(rig.base, &st), ==, 0);
+    g_assert_cmpint(st.st_size, ==, 4 * PAGE);
+    close_view(&rig);
+    stop(&rig);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -1460,5 +1505,6 @@ main(int argc, char **argv)
     g_test_add_func("/cow/threads/cut", test_cut);
     g_test_add_func("/cow/threads/given-back", test_given_back);
     g_test_add_func("/cow/allocated", test_allocated);
+    g_test_add_func("/cow/cut-while-committed", test_cut_while_committed);
     return g_test_run();
 }
