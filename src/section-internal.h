@@ -55,7 +55,8 @@ int sfs_section_need_backing(SfsMount *mount, const SfsTarget *target, SfsBackin
  * written into what it is a view of. NULL: there will never be any. */
 int sfs_section_need_bytes(SfsMount *mount, const SfsTarget *target, SfsBacking **bytes);
 
-/* As _need_backing(), with the node locked and the backing still its own. On failure it is not locked. */
+/* As _need_backing(), with the node locked and the backing still its own. On failure it is not
+ * locked. */
 int sfs_section_lock_with_backing(SfsMount *mount, const SfsTarget *target, SfsBacking **backing);
 
 /* --- section-attr.c -------------------------------------------------------------------------- */
