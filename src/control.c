@@ -7,6 +7,7 @@
 #include "xattr.h"
 
 #include <string.h>
+#include <sys/xattr.h>
 
 #define PREFIX "user.section."
 
@@ -422,6 +423,18 @@ check_plain(const SfsTarget *target, const SfsCaller *caller, const char *name)
     return sfs_caller_may(caller, rec->uid, rec->gid, rec->mode, W_OK) ? 0 : -EACCES;
 }
 
+/* XATTR_CREATE and XATTR_REPLACE, for what can be set. 0 or a negative errno. */
+static int
+check_presence(const Key *key, SfsMount *mount, const SfsTarget *target, int flags)
+{
+    g_autoptr(GString) now = g_string_new(NULL);
+    bool there = flags != 0 && key->get(key, mount, target, now);
+
+    if (there && flags & XATTR_CREATE)
+        return -EEXIST;
+    return !there && flags & XATTR_REPLACE ? -ENODATA : 0;
+}
+
 int
 sfs_control_set(SfsMount *mount, const SfsTarget *target, const SfsCaller *caller, const char *name,
                 const void *value, size_t size, int flags)
@@ -429,12 +442,12 @@ sfs_control_set(SfsMount *mount, const SfsTarget *target, const SfsCaller *calle
     bool is_ours;
     const Key *key = find_key(name, &is_ours);
     g_autofree char *text = NULL;
+    int r;
 
     if (!sfs_target_is_itself(target))
         return -EROFS;
     if (!is_ours) {
-        int r = check_plain(target, caller, name);
-
+        r = check_plain(target, caller, name);
         return r < 0 ? r : sfs_xattr_set(mount, target, name, value, size, flags);
     }
     if (key == NULL || !has_key(key, target))
@@ -447,7 +460,8 @@ sfs_control_set(SfsMount *mount, const SfsTarget *target, const SfsCaller *calle
         return check_fact(key, target, caller, text);
     if (key->values != NULL && find_word(key->values, text) < 0)
         return -EINVAL;
-    return key->set(key, mount, target, caller, text);
+    r = check_presence(key, mount, target, flags);
+    return r < 0 ? r : key->set(key, mount, target, caller, text);
 }
 
 int

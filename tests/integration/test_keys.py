@@ -75,6 +75,22 @@ def test_what_is_no_value_is_einval_and_changes_nothing(mnt):
         assert {name: os.getxattr(path, name) for name in os.listxattr(path)} == before
 
 
+def test_create_and_replace_are_heeded(mnt, place):
+    write(f"{place}/real", b"real")
+    make(mnt / "x")
+    path = os.fsencode(f"{place}/real")
+    os.setxattr(mnt / "x", "user.section.limit", b"1M", os.XATTR_REPLACE)
+    with refused(errno.EEXIST):
+        os.setxattr(mnt / "x", "user.section.limit", b"2M", os.XATTR_CREATE)
+    assert key(mnt / "x", "limit") == str(MIB)
+    with refused(errno.ENODATA):
+        os.setxattr(mnt / "x", "user.section.file", path, os.XATTR_REPLACE)
+    os.setxattr(mnt / "x", "user.section.file", path, os.XATTR_CREATE)
+    with refused(errno.EEXIST):
+        os.setxattr(mnt / "x", "user.section.file", path, os.XATTR_CREATE)
+    assert read(mnt / "x") == b"real"
+
+
 def test_a_directory_has_policies_and_nothing_else(mnt, place):
     os.mkdir(mnt / "d")
     assert keys_of(mnt / "d") == set(POLICIES) == keys_of(mnt.path)
