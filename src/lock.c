@@ -1,92 +1,20 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * An Owner is what one owner has locked of one backing. It lives in the table from its first lock
- * until it closes the file, and beyond that as long as somebody uses it, as its waiters do: what
- * they get after the close is to stay.
- *
- * The table's lock protects the table, who uses the owners, and what they have noted; it is not
- * held across the locking or lifting itself, which on a network's file system takes time. What is
- * noted of ranges serves only to tell who holds a lock; the kernel's word is what counts.
- *
- * The keeper has a duplicate of every description that locks are held by, so that they outlive the
- * worker; therefore closing does not lift them here, and is never meant to. Whose they are is in
- * the registry (SfsLockRec; flock_slot of a handle), on what ranges is asked of the kernel.
- *
- * A waiter sleeps in fcntl(2) or flock(2), and is got out of it by a signal. As a signal can come
- * just before it falls asleep, it is sent again and again until the waiter has woken up.
- */
-#include "lock.h"
+#include "lock-internal.h"
 
 #include "crew.h"
 #include "keeper-link.h"
-#include "log.h"
 #include "util.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
-
-#define WAKE_SIGNAL SIGUSR1
-#define WAKE_AGAIN_US 500
-
-/* Links of a chain of waiting processes that are followed. */
-#define RING_MAX 10
-
-typedef struct {
-    off_t start, end; /* end exclusive; INT64_MAX: to the end of the file, wherever that is */
-    short type;       /* F_RDLCK or F_WRLCK */
-} Range;
-
-typedef struct {
-    const SfsBacking *backing; /* key, with id */
-    uint64_t id;
-    guint refs;
-    SfsLocks *locks;
-    uint32_t slot; /* of its record */
-    SfsLockRec *rec;
-    int fd;              /* the open file description that holds the locks */
-    pid_t pid;           /* of the process that locked last */
-    GArray *ranges;      /* of Range, apart from each other */
-    GHashTable *through; /* set of the handles that it locked through, each of which knows it */
-} Owner;
-
-struct SfsLocks {
-    SfsRegistry *registry;
-    int link;
-    GMutex lock;
-    GHashTable *owners;
-    GHashTable
-        *closing;      /* set of the handles that hold locks and of which a descriptor was closed */
-    GHashTable *waits; /* set of the SfsLockWait for record locks that are under way */
-    GThreadPool *wakers;
-    atomic_uint waiters;
-};
-
-struct SfsLockWait {
-    gatomicrefcount refs; /* of the waiter, and of whoever wakes it */
-    SfsMount *mount;
-    SfsHandle *handle;
-    Owner *owner; /* NULL: flock(2) */
-    struct flock record;
-    int operation;
-    gint64 until; /* monotonic µs, 0: as long as it takes */
-    int fd;
-    SfsLockDone done;
-    void *data;
-
-    GMutex lock; /* protects the rest */
-    bool interrupted, asleep, over;
-    pthread_t thread;
-};
 
 /* --- owners ---------------------------------------------------------------------------------- */
 
 static guint
 hash_owner(gconstpointer key)
 {
-    const Owner *owner = key;
+    const SfsLockOwner *owner = key;
 
     return g_direct_hash(owner->backing) ^ g_int64_hash(&owner->id);
 }
@@ -94,7 +22,7 @@ hash_owner(gconstpointer key)
 static gboolean
 equal_owners(gconstpointer a, gconstpointer b)
 {
-    const Owner *x = a, *y = b;
+    const SfsLockOwner *x = a, *y = b;
 
     return x->backing == y->backing && x->id == y->id;
 }
@@ -108,17 +36,17 @@ lift_all(int fd)
 }
 
 static void
-free_owner(Owner *owner)
+free_owner(SfsLockOwner *owner)
 {
     g_array_unref(owner->ranges);
     g_hash_table_unref(owner->through);
     g_free(owner);
 }
 
-static void
-unref_owner(gpointer data)
+void
+sfs_lock_owner_unref(gpointer data)
 {
-    Owner *owner = data;
+    SfsLockOwner *owner = data;
     SfsLocks *locks = owner->locks;
     uint32_t fd_slot = owner->rec->fd_slot;
     guint left;
@@ -140,14 +68,14 @@ unref_owner(gpointer data)
     close(owner->fd);
     free_owner(owner);
 }
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(Owner, unref_owner)
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SfsLockOwner, sfs_lock_owner_unref)
 
 /* The table's reference: the locks go with it, whoever else still has one. Table not locked. */
 static void
 drop_owner(gpointer data)
 {
-    lift_all(((Owner *)data)->fd);
-    unref_owner(data);
+    lift_all(((SfsLockOwner *)data)->fd);
+    sfs_lock_owner_unref(data);
 }
 
 /* A new open file description on the file that the backing's locks are on, to read and write it as
@@ -169,11 +97,11 @@ open_description(SfsHandle *handle)
     return new >= 0 ? new : errno == EMFILE || errno == ENFILE ? -ENOLCK : -errno;
 }
 
-static Owner *
+static SfsLockOwner *
 find_owner(SfsLocks *locks, const SfsHandle *handle, uint64_t id)
 {
-    Owner key = {.backing = handle->backing, .id = id};
-    Owner *owner;
+    SfsLockOwner key = {.backing = handle->backing, .id = id};
+    SfsLockOwner *owner;
 
     g_mutex_lock(&locks->lock);
     owner = g_hash_table_lookup(locks->owners, &key);
@@ -183,10 +111,10 @@ find_owner(SfsLocks *locks, const SfsHandle *handle, uint64_t id)
     return owner;
 }
 
-static Owner *
+static SfsLockOwner *
 new_owner(SfsLocks *locks, const SfsHandle *handle, uint32_t slot, SfsLockRec *rec, int fd)
 {
-    Owner *owner = g_new0(Owner, 1);
+    SfsLockOwner *owner = g_new0(SfsLockOwner, 1);
 
     owner->refs = 1;
     owner->locks = locks;
@@ -195,7 +123,7 @@ new_owner(SfsLocks *locks, const SfsHandle *handle, uint32_t slot, SfsLockRec *r
     owner->slot = slot;
     owner->rec = rec;
     owner->fd = fd;
-    owner->ranges = g_array_new(FALSE, FALSE, sizeof(Range));
+    owner->ranges = g_array_new(FALSE, FALSE, sizeof(SfsLockRange));
     owner->through = g_hash_table_new(NULL, NULL);
     return owner;
 }
@@ -203,7 +131,7 @@ new_owner(SfsLocks *locks, const SfsHandle *handle, uint32_t slot, SfsLockRec *r
 /* Notes that @owner locks, or is about to, through @handle. One that is not in the table any more
  * is at its end. Table locked. */
 static void
-join(Owner *owner, SfsHandle *handle)
+join(SfsLockOwner *owner, SfsHandle *handle)
 {
     if (g_hash_table_lookup(owner->locks->owners, owner) != owner)
         return;
@@ -215,7 +143,7 @@ join(Owner *owner, SfsHandle *handle)
 
 /* Takes that back, of all handles. Table locked. */
 static void
-part(Owner *owner)
+part(SfsLockOwner *owner)
 {
     GHashTableIter iter;
     SfsHandle *handle;
@@ -226,12 +154,11 @@ part(Owner *owner)
     g_hash_table_remove_all(owner->through);
 }
 
-/* The owner, made if need be; a reference for the caller. */
-static int
-need_owner(SfsLocks *locks, SfsHandle *handle, uint64_t id, Owner **out)
+int
+sfs_lock_owner_need(SfsLocks *locks, SfsHandle *handle, uint64_t id, SfsLockOwner **out)
 {
     sfs_autofd fd = -1;
-    Owner *owner, *other;
+    SfsLockOwner *owner, *other;
     uint32_t slot, fd_slot;
     SfsLockRec *rec;
     int r;
@@ -263,16 +190,16 @@ need_owner(SfsLocks *locks, SfsHandle *handle, uint64_t id, Owner **out)
     join(*out, handle);
     g_mutex_unlock(&locks->lock);
     if (other != NULL)
-        unref_owner(owner);
+        sfs_lock_owner_unref(owner);
     return 0;
 }
 
 /* --- ranges ---------------------------------------------------------------------------------- */
 
-static Range
+static SfsLockRange
 range_of(const struct flock *lock)
 {
-    Range range = {lock->l_start, INT64_MAX, lock->l_type};
+    SfsLockRange range = {lock->l_start, INT64_MAX, lock->l_type};
 
     if (lock->l_len > 0 && lock->l_len < INT64_MAX - lock->l_start)
         range.end = lock->l_start + lock->l_len;
@@ -281,15 +208,15 @@ range_of(const struct flock *lock)
 
 /* Notes what the kernel has just done for @owner. Table locked. */
 static void
-note(Owner *owner, SfsHandle *handle, const struct flock *lock)
+note(SfsLockOwner *owner, SfsHandle *handle, const struct flock *lock)
 {
-    Range new = range_of(lock);
+    SfsLockRange new = range_of(lock);
     guint old_count = owner->ranges->len;
 
     for (guint i = 0; i < old_count; i++) {
-        Range old = g_array_index(owner->ranges, Range, i);
-        Range before = {old.start, MIN(old.end, new.start), old.type};
-        Range after = {MAX(old.start, new.end), old.end, old.type};
+        SfsLockRange old = g_array_index(owner->ranges, SfsLockRange, i);
+        SfsLockRange before = {old.start, MIN(old.end, new.start), old.type};
+        SfsLockRange after = {MAX(old.start, new.end), old.end, old.type};
 
         if (before.start < before.end)
             g_array_append_val(owner->ranges, before);
@@ -307,21 +234,19 @@ note(Owner *owner, SfsHandle *handle, const struct flock *lock)
     join(owner, handle);
 }
 
-/* An owner other than @id who holds a lock that is in the way of @lock; NULL: none of ours. Table
- * locked. */
-static const Owner *
-find_holder(SfsLocks *locks, const SfsBacking *backing, uint64_t id, const struct flock *lock)
+const SfsLockOwner *
+sfs_lock_holder(SfsLocks *locks, const SfsBacking *backing, uint64_t id, const struct flock *lock)
 {
-    Range wanted = range_of(lock);
+    SfsLockRange wanted = range_of(lock);
     GHashTableIter iter;
-    const Owner *owner;
+    const SfsLockOwner *owner;
 
     g_hash_table_iter_init(&iter, locks->owners);
     while (g_hash_table_iter_next(&iter, (gpointer *)&owner, NULL)) {
         if (owner->backing != backing || owner->id == id)
             continue;
         for (guint i = 0; i < owner->ranges->len; i++) {
-            const Range *range = &g_array_index(owner->ranges, Range, i);
+            const SfsLockRange *range = &g_array_index(owner->ranges, SfsLockRange, i);
 
             if (range->start < wanted.end && wanted.start < range->end &&
                 (range->type == F_WRLCK || wanted.type == F_WRLCK))
@@ -333,50 +258,16 @@ find_holder(SfsLocks *locks, const SfsBacking *backing, uint64_t id, const struc
 
 /* The process that holds it; -1: it is none of ours. */
 static pid_t
-holder(SfsLocks *locks, const SfsHandle *handle, uint64_t id, const struct flock *lock)
+holder_pid(SfsLocks *locks, const SfsHandle *handle, uint64_t id, const struct flock *lock)
 {
-    const Owner *owner;
+    const SfsLockOwner *owner;
     pid_t pid;
 
     g_mutex_lock(&locks->lock);
-    owner = find_holder(locks, handle->backing, id, lock);
+    owner = sfs_lock_holder(locks, handle->backing, id, lock);
     pid = owner != NULL ? owner->pid : -1;
     g_mutex_unlock(&locks->lock);
     return pid;
-}
-
-static const SfsLockWait *
-find_wait(SfsLocks *locks, uint64_t id)
-{
-    GHashTableIter iter;
-    const SfsLockWait *wait;
-
-    g_hash_table_iter_init(&iter, locks->waits);
-    while (g_hash_table_iter_next(&iter, (gpointer *)&wait, NULL)) {
-        if (wait->owner->id == id)
-            return wait;
-    }
-    return NULL;
-}
-
-/* Whether who is in the way of @wait waits, for somebody who waits, and so on, for the owner of
- * @wait: as far as the kernel looks, too. Table locked. */
-static bool
-closes_ring(SfsLocks *locks, const SfsLockWait *wait)
-{
-    const SfsLockWait *at = wait;
-
-    for (int hops = 0; at != NULL && hops < RING_MAX; hops++) {
-        const Owner *in_the_way =
-            find_holder(locks, at->owner->backing, at->owner->id, &at->record);
-
-        if (in_the_way == NULL)
-            return false;
-        if (in_the_way->id == wait->owner->id)
-            return true;
-        at = find_wait(locks, in_the_way->id);
-    }
-    return false;
 }
 
 /* --- the calls that do not wait -------------------------------------------------------------- */
@@ -384,7 +275,7 @@ closes_ring(SfsLocks *locks, const SfsLockWait *wait)
 int
 sfs_lock_test(SfsMount *mount, SfsHandle *handle, uint64_t id, struct flock *lock)
 {
-    g_autoptr(Owner) owner = find_owner(mount->locks, handle, id);
+    g_autoptr(SfsLockOwner) owner = find_owner(mount->locks, handle, id);
     sfs_autofd fd = owner == NULL ? open_description(handle) : -1;
     struct flock wanted = *lock;
 
@@ -394,22 +285,22 @@ sfs_lock_test(SfsMount *mount, SfsHandle *handle, uint64_t id, struct flock *loc
     if (fcntl(owner != NULL ? owner->fd : fd, F_OFD_GETLK, lock) != 0)
         return -errno;
     if (lock->l_type != F_UNLCK && lock->l_pid < 0)
-        lock->l_pid = holder(mount->locks, handle, id, &wanted);
+        lock->l_pid = holder_pid(mount->locks, handle, id, &wanted);
     return 0;
 }
 
-static void
-note_locked(SfsLocks *locks, Owner *owner, SfsHandle *handle, const struct flock *lock)
+void
+sfs_lock_owner_note(SfsLockOwner *owner, SfsHandle *handle, const struct flock *lock)
 {
-    g_mutex_lock(&locks->lock);
+    g_mutex_lock(&owner->locks->lock);
     note(owner, handle, lock);
-    g_mutex_unlock(&locks->lock);
+    g_mutex_unlock(&owner->locks->lock);
 }
 
 int
 sfs_lock_set(SfsMount *mount, SfsHandle *handle, uint64_t id, const struct flock *lock)
 {
-    g_autoptr(Owner) owner = NULL;
+    g_autoptr(SfsLockOwner) owner = NULL;
     struct flock own = *lock;
     int r = 0;
 
@@ -417,18 +308,17 @@ sfs_lock_set(SfsMount *mount, SfsHandle *handle, uint64_t id, const struct flock
     if (lock->l_type == F_UNLCK)
         owner = find_owner(mount->locks, handle, id);
     else
-        r = need_owner(mount->locks, handle, id, &owner);
+        r = sfs_lock_owner_need(mount->locks, handle, id, &owner);
     if (owner == NULL)
         return r; /* nothing to lift, or no description */
     if (fcntl(owner->fd, F_OFD_SETLK, &own) != 0)
         return errno == EACCES ? -EAGAIN : -errno;
-    note_locked(mount->locks, owner, handle, lock);
+    sfs_lock_owner_note(owner, handle, lock);
     return 0;
 }
 
-/* The handle's own description, for flock(2). */
-static int
-need_flock_fd(SfsLocks *locks, SfsHandle *handle)
+int
+sfs_lock_flock_fd(SfsLocks *locks, SfsHandle *handle)
 {
     sfs_autofd made = -1;
     uint32_t slot;
@@ -460,210 +350,11 @@ need_flock_fd(SfsLocks *locks, SfsHandle *handle)
 int
 sfs_lock_flock(SfsMount *mount, SfsHandle *handle, int operation)
 {
-    int fd = need_flock_fd(mount->locks, handle);
+    int fd = sfs_lock_flock_fd(mount->locks, handle);
 
     if (fd < 0)
         return fd;
     return flock(fd, operation | LOCK_NB) == 0 ? 0 : -errno;
-}
-
-/* --- waiting --------------------------------------------------------------------------------- */
-
-static void
-unref_wait(SfsLockWait *wait)
-{
-    if (!g_atomic_ref_count_dec(&wait->refs))
-        return;
-    sfs_fd_clear(&wait->fd);
-    g_mutex_clear(&wait->lock);
-    g_free(wait);
-}
-
-SfsLockWait *
-sfs_lock_wait_new(SfsMount *mount, SfsHandle *handle, uint64_t id, const struct flock *lock,
-                  int operation, bool for_a_moment, SfsLockDone done, void *data)
-{
-    SfsLockWait *wait = g_new0(SfsLockWait, 1);
-
-    g_atomic_ref_count_init(&wait->refs);
-    g_mutex_init(&wait->lock);
-    wait->mount = mount;
-    wait->handle = handle;
-    wait->operation = operation;
-    wait->until = for_a_moment ? g_get_monotonic_time() + SFS_LOCK_MOMENT_US : 0;
-    wait->done = done;
-    wait->data = data;
-    /* A descriptor of its own, of the same description: the owner may close meanwhile. */
-    if (lock == NULL) {
-        wait->fd = fcntl(need_flock_fd(mount->locks, handle), F_DUPFD_CLOEXEC, 0);
-    } else {
-        wait->record = *lock;
-        wait->fd = -1;
-        if (need_owner(mount->locks, handle, id, &wait->owner) == 0)
-            wait->fd = fcntl(wait->owner->fd, F_DUPFD_CLOEXEC, 0);
-    }
-    return wait;
-}
-
-static gboolean
-is_closing(gpointer key, gpointer value, gpointer backing)
-{
-    return ((const SfsHandle *)key)->backing == backing;
-}
-
-bool
-sfs_lock_may_pass(SfsMount *mount, SfsHandle *handle)
-{
-    SfsLocks *locks = mount->locks;
-    bool may;
-
-    g_mutex_lock(&locks->lock);
-    may = g_hash_table_size(locks->closing) > 0 &&
-          g_hash_table_find(locks->closing, is_closing, handle->backing) != NULL;
-    g_mutex_unlock(&locks->lock);
-    return may;
-}
-
-/* One try to fall asleep, or just one try; what the system call says. */
-static int
-sleep_once(SfsLockWait *wait)
-{
-    bool wait_long = wait->until == 0;
-    bool may_pass = !wait_long && sfs_lock_may_pass(wait->mount, wait->handle);
-    struct flock own = wait->record;
-    int r;
-
-    own.l_pid = 0;
-    if (wait->owner == NULL)
-        r = flock(wait->fd, wait_long ? wait->operation : wait->operation | LOCK_NB);
-    else
-        r = fcntl(wait->fd, wait_long ? F_OFD_SETLKW : F_OFD_SETLK, &own);
-    if (r == 0)
-        return 0;
-    if (wait_long || (errno != EAGAIN && errno != EACCES))
-        return -errno;
-    if (g_get_monotonic_time() >= wait->until || !may_pass)
-        return -EAGAIN;
-    g_usleep(WAKE_AGAIN_US);
-    return -EINTR; /* again */
-}
-
-static bool
-may_sleep(SfsLockWait *wait)
-{
-    bool may;
-
-    g_mutex_lock(&wait->lock);
-    may = !wait->interrupted;
-    wait->asleep = may;
-    wait->thread = pthread_self();
-    g_mutex_unlock(&wait->lock);
-    return may;
-}
-
-/* -EINTR, for there is something to wait for; or -EDEADLK. */
-static int
-enter(SfsLocks *locks, SfsLockWait *wait)
-{
-    int r = -EINTR;
-
-    if (wait->owner == NULL || wait->until != 0)
-        return r;
-    g_mutex_lock(&locks->lock);
-    if (closes_ring(locks, wait))
-        r = -EDEADLK;
-    else
-        g_hash_table_add(locks->waits, wait);
-    g_mutex_unlock(&locks->lock);
-    return r;
-}
-
-static void
-leave(SfsLocks *locks, SfsLockWait *wait)
-{
-    g_mutex_lock(&locks->lock);
-    g_hash_table_remove(locks->waits, wait);
-    g_mutex_unlock(&locks->lock);
-}
-
-/* It was never begun, or there is nothing more to wait for. */
-static void
-end_wait(SfsLockWait *wait, int r)
-{
-    g_mutex_lock(&wait->lock);
-    wait->asleep = false;
-    wait->over = true;
-    g_mutex_unlock(&wait->lock);
-    /* Now, for once it is done the handle may go, and with it the backing that the owner names. */
-    g_clear_pointer(&wait->owner, unref_owner);
-    wait->done(r, wait->data);
-    unref_wait(wait);
-}
-
-static gpointer
-wait_for_lock(gpointer data)
-{
-    SfsLockWait *wait = data;
-    SfsLocks *locks = wait->mount->locks;
-    int r = wait->fd < 0 ? -ENOLCK : enter(locks, wait);
-
-    while (r == -EINTR && may_sleep(wait))
-        r = sleep_once(wait);
-    leave(locks, wait);
-    if (r == 0 && wait->owner != NULL)
-        note_locked(locks, wait->owner, wait->handle, &wait->record);
-    end_wait(wait, r);
-    atomic_fetch_sub(&locks->waiters, 1);
-    return NULL;
-}
-
-void
-sfs_lock_wait_start(SfsLockWait *wait)
-{
-    SfsLocks *locks = wait->mount->locks;
-    GThread *thread = NULL;
-
-    if (atomic_fetch_add(&locks->waiters, 1) < SFS_LOCK_WAITERS_MAX)
-        thread = g_thread_try_new("wait-for-lock", wait_for_lock, wait, NULL);
-    if (thread != NULL) {
-        g_thread_unref(thread);
-        return;
-    }
-    atomic_fetch_sub(&locks->waiters, 1);
-    end_wait(wait, -ENOLCK);
-}
-
-/* On a thread of the wakers' pool. */
-static void
-wake(gpointer data, gpointer unused)
-{
-    SfsLockWait *wait = data;
-    bool over;
-
-    do {
-        g_mutex_lock(&wait->lock);
-        over = wait->over;
-        if (wait->asleep)
-            pthread_kill(wait->thread, WAKE_SIGNAL);
-        g_mutex_unlock(&wait->lock);
-        g_usleep(WAKE_AGAIN_US);
-    } while (!over);
-    unref_wait(wait);
-}
-
-void
-sfs_lock_wait_interrupt(SfsLockWait *wait)
-{
-    bool was;
-
-    g_mutex_lock(&wait->lock);
-    was = wait->interrupted;
-    wait->interrupted = true;
-    g_mutex_unlock(&wait->lock);
-    if (was)
-        return;
-    g_atomic_ref_count_inc(&wait->refs);
-    sfs_pool_push(wait->mount->locks->wakers, wait);
 }
 
 /* --- the end of locks ------------------------------------------------------------------------ */
@@ -684,7 +375,7 @@ note_closing(SfsLocks *locks, SfsHandle *handle)
 
 /* Has @owner hold nothing, as far as is noted; a reference for the caller. Table locked. */
 static void
-empty(Owner *owner)
+empty(SfsLockOwner *owner)
 {
     owner->refs++;
     g_array_set_size(owner->ranges, 0);
@@ -697,8 +388,8 @@ void
 sfs_lock_closed(SfsMount *mount, SfsHandle *handle, uint64_t id)
 {
     SfsLocks *locks = mount->locks;
-    Owner key = {.backing = handle->backing, .id = id};
-    Owner *owner;
+    SfsLockOwner key = {.backing = handle->backing, .id = id};
+    SfsLockOwner *owner;
 
     g_mutex_lock(&locks->lock);
     owner = g_hash_table_lookup(locks->owners, &key);
@@ -713,7 +404,7 @@ sfs_lock_closed(SfsMount *mount, SfsHandle *handle, uint64_t id)
     /* It is in the table meanwhile, lest its own locks are in the way of another of its threads. */
     sfs_crew_may_wait();
     lift_all(owner->fd);
-    unref_owner(owner);
+    sfs_lock_owner_unref(owner);
 }
 
 static void
@@ -759,7 +450,7 @@ sfs_lock_release(SfsMount *mount, SfsHandle *handle)
 /* What the kernel says that the description holds, as /proc tells it:
  * "lock:\t1: OFDLCK ADVISORY  WRITE -1 00:2e:5 0 EOF". */
 static void
-ask_ranges(Owner *owner)
+ask_ranges(SfsLockOwner *owner)
 {
     g_autofree char *text = g_malloc(64 << 10);
     char path[40];
@@ -773,9 +464,9 @@ ask_ranges(Owner *owner)
         long long start;
 
         if (sscanf(at, "OFDLCK %*s %15s %*s %*s %lld %23s", type, &start, end) == 3) {
-            Range range = {start,
-                           strcmp(end, "EOF") == 0 ? INT64_MAX : g_ascii_strtoll(end, NULL, 10) + 1,
-                           strcmp(type, "WRITE") == 0 ? F_WRLCK : F_RDLCK};
+            SfsLockRange range = {
+                start, strcmp(end, "EOF") == 0 ? INT64_MAX : g_ascii_strtoll(end, NULL, 10) + 1,
+                strcmp(type, "WRITE") == 0 ? F_WRLCK : F_RDLCK};
 
             g_array_append_val(owner->ranges, range);
         }
@@ -786,7 +477,7 @@ ask_ranges(Owner *owner)
 /* Lets go of its record alone: its descriptor is the sweep's then, which would have the keeper drop
  * for a second time what were dropped here. */
 static void
-forget_owner(Owner *owner)
+forget_owner(SfsLockOwner *owner)
 {
     lift_all(owner->fd);
     sfs_registry_release(owner->locks->registry, SFS_TABLE_LOCKS, owner->slot);
@@ -798,7 +489,7 @@ adopt_owner(SfsMount *mount, uint32_t slot, SfsLockRec *rec)
 {
     SfsHandle *handle = sfs_section_handle_at(mount, rec->handle);
     int fd = sfs_link_inherited(mount->registry, rec->fd_slot);
-    Owner *owner, *other;
+    SfsLockOwner *owner, *other;
 
     if (handle == NULL || handle->backing == NULL || fd < 0) {
         sfs_registry_release(mount->registry, SFS_TABLE_LOCKS, slot);
@@ -844,33 +535,18 @@ sfs_locks_adopt(SfsMount *mount)
 
 /* --- the room -------------------------------------------------------------------------------- */
 
-static void
-ignore_signal(int number)
-{
-}
-
 SfsLocks *
 sfs_locks_new(SfsRegistry *registry, int link)
 {
-    struct sigaction action = {.sa_handler =
-                                   ignore_signal}; /* no SA_RESTART: calls end with EINTR */
     SfsLocks *locks = g_new0(SfsLocks, 1);
 
-    sigaction(WAKE_SIGNAL, &action, NULL);
     locks->registry = registry;
     locks->link = link;
     g_mutex_init(&locks->lock);
     locks->owners = g_hash_table_new_full(hash_owner, equal_owners, drop_owner, NULL);
-    locks->waits = g_hash_table_new(NULL, NULL);
     locks->closing = g_hash_table_new(NULL, NULL);
-    locks->wakers = g_thread_pool_new(wake, NULL, 2, FALSE, NULL);
+    sfs_lock_waits_init(locks);
     return locks;
-}
-
-bool
-sfs_locks_idle(SfsLocks *locks)
-{
-    return atomic_load(&locks->waiters) == 0;
 }
 
 void
@@ -878,8 +554,7 @@ sfs_locks_free(SfsLocks *locks)
 {
     if (locks == NULL)
         return;
-    g_thread_pool_free(locks->wakers, FALSE, TRUE);
-    g_hash_table_unref(locks->waits);
+    sfs_lock_waits_clear(locks);
     g_hash_table_unref(locks->closing);
     g_hash_table_unref(locks->owners);
     g_mutex_clear(&locks->lock);
