@@ -17,6 +17,9 @@
 
 static const char too_late[] = "it is too late to define it";
 
+#define NODE_FIELD(target_, field_, value_)                                                        \
+    SFS_CHANGE_FIELD(SFS_TABLE_NODES, (target_)->slot, SfsNodeRec, field_, value_)
+
 /* --- a window -------------------------------------------------------------------------------- */
 
 int
@@ -24,10 +27,12 @@ sfs_section_set_window(SfsMount *mount, const SfsTarget *target, const SfsCaller
                        const uint64_t *offset, const uint64_t *length)
 {
     SfsNodeRec *rec = target->rec;
-    int r = sfs_section_check_owner(target, caller);
+    int r = sfs_request_done() ? 0 : sfs_section_check_owner(target, caller);
+    SfsChange changes[SFS_COMMIT_MAX];
     uint64_t from, size;
+    unsigned n = 0;
 
-    if (r < 0)
+    if (r < 0 || sfs_request_done())
         return r;
     sfs_node_lock(mount->nodes, target->slot);
     from = offset != NULL ? *offset : rec->offset;
@@ -36,9 +41,10 @@ sfs_section_set_window(SfsMount *mount, const SfsTarget *target, const SfsCaller
     if (r == 0 && (from > INT64_MAX || size > INT64_MAX - from))
         r = -EFBIG;
     if (r == 0) {
-        rec->offset = from;
-        rec->length = size;
-        rec->bounded = 1;
+        changes[n++] = NODE_FIELD(target, offset, from);
+        changes[n++] = NODE_FIELD(target, length, size);
+        changes[n++] = NODE_FIELD(target, bounded, 1);
+        sfs_registry_commit(mount->registry, changes, sfs_request_remember(changes, n));
     }
     sfs_node_unlock(mount->nodes, target->slot);
     return r < 0 ? sfs_section_refuse(target, r, "that cannot become its window") : 0;
@@ -102,9 +108,6 @@ fit_window(const Plan *plan, int fd, bool writable, bool strict)
 }
 
 /* --- a file ---------------------------------------------------------------------------------- */
-
-#define NODE_FIELD(target_, field_, value_)                                                        \
-    SFS_CHANGE_FIELD(SFS_TABLE_NODES, (target_)->slot, SfsNodeRec, field_, value_)
 
 /* Makes the section what @changes (of which there are @n, and room for 5 more) and its new bytes
  * say, all at once, with a new identity. Returns the former bytes. Node locked. */

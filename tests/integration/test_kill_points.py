@@ -519,6 +519,24 @@ def keys(at):
     at.remove("k", "r")
 
 
+def keys_that_are_created(at):
+    """Once each: what an earlier worker has done is not found there by whoever asked for it."""
+    def create(name, key_, value):
+        os.setxattr(at / name, PREFIX + key_, value.encode(), os.XATTR_CREATE)
+        with refused(errno.EEXIST):
+            os.setxattr(at / name, PREFIX + key_, value.encode(), os.XATTR_CREATE)
+    real = os.fspath(at.real("real-k", bytes(3 * PAGE)))
+    for name in "f", "b", "w":
+        os.mknod(at / name, stat.S_IFREG | 0o600)
+    create("f", "file", real)
+    create("b", "base", "f")
+    create("w", "offset", str(PAGE))
+    os.setxattr(at / "w", PREFIX + "length", str(PAGE).encode(), os.XATTR_REPLACE)
+    create("w", "file", real)
+    assert [os.stat(at / name).st_size // PAGE for name in "fbw"] == [3, 3, 1]
+    at.remove("b", "f", "w")
+
+
 def committed(at):
     make(at / "c", size=4 * PAGE)
     set_keys(at / "c", commit="commit")
@@ -622,8 +640,8 @@ def all_at_once(at):
 
 SCENES = [names, other_kinds, unnamed, attributes, folders_hand_down, page_bytes, file_bytes,
           limited_bytes, window, unlinked_and_open, texts, view_of_small, view_of_large,
-          view_of_file, many_pieces, writecopy, based, temporary, temporary_views, keys, committed,
-          locks, all_at_once]
+          view_of_file, many_pieces, writecopy, based, temporary, temporary_views, keys,
+          keys_that_are_created, committed, locks, all_at_once]
 
 
 # --- Killing ----------------------------------------------------------------------------------
@@ -754,6 +772,15 @@ def test_killed_while_memory_is_committed(theatre):
     count = sum(theatre.sites.values())
     for point in range(1, count + 1) if LONG else chance.sample(range(1, count + 1), 30):
         theatre.play(committed, (ANY, point))
+
+
+def test_killed_while_a_key_is_created(theatre, session):
+    session.watchdog.arm(3600 if LONG else 90)
+    chance, theatre = seeded(), theatre("cached")
+    theatre.play(keys_that_are_created)
+    count = sum(theatre.sites.values())
+    for point in range(1, count + 1) if LONG else chance.sample(range(1, count + 1), 120):
+        theatre.play(keys_that_are_created, (ANY, point))
 
 
 @both_modes
