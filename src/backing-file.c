@@ -13,14 +13,15 @@ typedef struct {
     SfsFdBacking common;
     off_t offset, length; /* of a window; length 0: to the end of the file */
     GMutex end;           /* held while it is truncated, and while bytes are written back */
-    GMutex appending;     /* held while it is appended to; protects `next` */
+    GMutex appending;     /* held while it is appended to; protects the rest */
     GCond appended;
-    off_t next; /* where the kernel goes on after what was appended last; -1: it was cut */
+    guint turns; /* how often it was */
+    off_t next;  /* where the kernel goes on after what was appended last; -1: it was cut */
 } FileBacking;
 
-/* How long the piece of a write that was sent before may be on its way. When it is certain that
- * there is one, unless somebody has cut the file past the mount; and when it may as well be that
- * somebody has appended. */
+/* How long the piece of a write that was sent before may be on its way, with nothing appended
+ * meanwhile. When it is certain that there is one, unless somebody has cut the file past the mount;
+ * and when it may as well be that somebody has appended. */
 #define SURE_TURN_US (500 * G_TIME_SPAN_MILLISECOND)
 #define TURN_US (10 * G_TIME_SPAN_MILLISECOND)
 
@@ -114,7 +115,6 @@ static void
 file_begin_append(SfsBacking *backing, off_t offset)
 {
     FileBacking *self = file(backing);
-    gint64 now = g_get_monotonic_time();
     struct stat st;
 
     if (!g_mutex_trylock(&self->appending)) {
@@ -123,9 +123,13 @@ file_begin_append(SfsBacking *backing, off_t offset)
     }
     while (offset != self->next && backing->ops->stat(backing, &st) == 0 && offset != st.st_size) {
         gint64 patience = offset > st.st_size ? SURE_TURN_US : TURN_US;
+        guint turns = self->turns;
 
         sfs_crew_will_wait();
-        if (!g_cond_wait_until(&self->appended, &self->appending, now + patience))
+        /* From now on: those before it may take as long as their disk does. */
+        if (!g_cond_wait_until(&self->appended, &self->appending,
+                               g_get_monotonic_time() + patience) &&
+            turns == self->turns)
             break;
     }
 }
@@ -136,6 +140,7 @@ file_end_append(SfsBacking *backing, off_t next)
     FileBacking *self = file(backing);
 
     self->next = next;
+    self->turns++;
     g_cond_broadcast(&self->appended);
     g_mutex_unlock(&self->appending);
 }
