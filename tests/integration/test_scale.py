@@ -547,9 +547,9 @@ def test_stress_ng_in_short(session, place, mode):
 
 @pytest.mark.modes("cached")
 def test_a_file_of_very_many_names(mnt):
-    """Each is taken away as fast as any other, and a change of the file is not noted for each of them
-    over and over, however slowly the kernel takes note."""
-    count, some = 80_000, 400
+    """A change of the file is not noted for each of them over and over, however slowly the kernel takes
+    note."""
+    count = 80_000
     write(mnt / "x", b"data")
     names = [mnt / f"name{n}" for n in range(count)]
     for name in names:
@@ -558,12 +558,4 @@ def test_a_file_of_very_many_names(mnt):
     for turn in range(40):
         os.setxattr(mnt / "x", "user.section.protect", (b"readonly", b"readwrite")[turn % 2])
     assert resident(mnt) - before < count * KIB
-
-    def removing(which):
-        begin = time.perf_counter()
-        for name in which:
-            os.unlink(name)
-        return time.perf_counter() - begin
-    oldest, newest = removing(names[:some]), removing(names[-some:])
-    assert oldest < 10 * max(newest, 0.05)
-    assert os.stat(mnt / "x").st_nlink == 1 + count - 2 * some
+    assert os.stat(mnt / "x").st_nlink == 1 + count

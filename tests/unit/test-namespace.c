@@ -1002,6 +1002,40 @@ test_limit(Rig *rig, gconstpointer data)
         forget(rig, &all[i]);
 }
 
+#define LINKS 40000
+
+/* How long it takes to give all these names to a file and to take them away again, µs. */
+static gint64
+name_and_unname(Rig *rig, const SfsTarget *file, bool newest_first)
+{
+    gint64 begin = g_get_monotonic_time();
+    char name[16];
+
+    for (int i = 0; i < LINKS; i++) {
+        g_snprintf(name, sizeof name, "%d", i);
+        g_assert_cmpint(sfs_namespace_link(rig->names, file, &rig->root, name), ==, 0);
+    }
+    for (int i = 0; i < LINKS; i++) {
+        g_snprintf(name, sizeof name, "%d", newest_first ? LINKS - 1 - i : i);
+        g_assert_cmpint(sfs_namespace_unlink(rig->names, &rig->root, name), ==, 0);
+    }
+    return g_get_monotonic_time() - begin;
+}
+
+/* Each is taken away as fast as any other, without a walk through those that came after it. */
+static void
+test_very_many_names(Rig *rig, gconstpointer data)
+{
+    SfsTarget file = create(rig, &rig->root, "file", &file_spec);
+    gint64 newest = name_and_unname(rig, &file, true);
+    gint64 oldest = name_and_unname(rig, &file, false);
+
+    g_test_message("newest first %" PRIi64 " us, oldest first %" PRIi64 " us", newest, oldest);
+    g_assert_cmpint(oldest, <, 5 * newest);
+    g_assert_cmpint(sfs_namespace_unlink(rig->names, &rig->root, "file"), ==, 0);
+    forget(rig, &file);
+}
+
 /* --- threads ---------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -1075,6 +1109,7 @@ main(int argc, char **argv)
     add("/namespace/not-a-directory", 0, test_not_a_directory);
     add("/namespace/inherited", 0, test_inherited);
     add("/namespace/limit", 4, test_limit);
+    add("/namespace/very-many-names", 0, test_very_many_names);
     add("/namespace/threads", 0, test_threads);
     add("/namespace/exchange-full", 0, test_exchange_full);
     add("/namespace/model", 0, test_model);
