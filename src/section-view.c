@@ -138,7 +138,7 @@ sfs_section_view_reset(SfsMount *mount, SfsHandle *handle)
     locker = g_mutex_locker_new(&handle->backing->verbs);
     base = sfs_section_bytes(mount, &target);
     if (handle->backing->ops->of(handle->backing) != base)
-        return -ESTALE; /* the shared view that it was opened on is another one by now, or gone */
+        return -ESTALE; /* a shared view that has gone; or bytes of what was defined anew since */
     if (base != NULL)
         r = base->ops->stat(base, &st);
     if (r == 0)
@@ -203,7 +203,7 @@ commit(SfsMount *mount, SfsHandle *handle, const SfsCaller *caller)
     locker = g_mutex_locker_new(&handle->backing->verbs);
     bytes = sfs_node_backing(mount->nodes, base.slot);
     if (handle->backing->ops->of(handle->backing) != bytes)
-        return -ESTALE; /* never: they stay as long as there are views and copies */
+        return -ESTALE; /* the base was empty, and was defined by a file since */
     /* What was stored to mappings of either before must not come in afterwards. */
     settle_inode(mount, handle->rec->nodeid);
     settle_inode(mount, nodeid_of(base.slot, base.rec));

@@ -189,7 +189,7 @@ change(int fd, const char *verb, const char *view, GError **error)
     if (errno == ENOTTY)
         why = no_view;
     else if (errno == ESTALE)
-        why = "the shared view of the section is another one by now";
+        why = "what it is a view of is another one by now";
     else
         why = commits ? commit_meaning(errno) : NULL;
     return sectionctl_cow_fail(error, verb, view, errno, why);

@@ -202,6 +202,23 @@ def test_reset_to_a_shared_view_that_has_gone(mnt, ctl):
         os.close(own)
 
 
+@pytest.mark.modes("passthrough", "cached")
+@pytest.mark.parametrize("verb", ["reset", "commit"])
+def test_base_that_becomes_another_while_a_copy_is_open(mnt, place, ctl, verb):
+    """The view is one of what the base was, which was empty, and nobody's any more."""
+    write(f"{place}/real", pattern("real", PAGE))
+    ctl("create", mnt / "base")
+    ctl("create", mnt / "copy", "--base", "base")
+    with opened(mnt / "copy") as fd:
+        os.pwrite(fd, b"own", 0)
+        os.setxattr(mnt / "base", "user.section.file", os.fsencode(f"{place}/real"))
+        result = ctl("cow", verb, f"/proc/{os.getpid()}/fd/{fd}", ok=False)
+        assert result.returncode == 1
+        assert result.stderr.endswith(": what it is a view of is another one by now\n")
+        assert os.pread(fd, PAGE, 0) == b"own" and read(f"{place}/real") == pattern("real", PAGE)
+    assert read(mnt / "copy") == pattern("real", PAGE)
+
+
 # --- Holes that a mapping was stored to -----------------------------------------------------------
 
 @pytest.mark.modes("passthrough", "cached", "user")
