@@ -172,7 +172,7 @@ commit_meaning(int code)
     case ETXTBSY:
         return "the view is shorter than the section, which is in use (resize=grow)";
     case EAGAIN:
-        return "the view was given another size meanwhile, and nothing was written";
+        return "the view was given another size meanwhile; part of it may be in the section";
     default:
         return NULL;
     }
