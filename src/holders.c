@@ -377,7 +377,8 @@ sfs_holders_mapped(dev_t dev, uint64_t ino, bool *mapped)
     do {
         known = g_hash_table_size(seen);
         r = search_processes(&search, seen, NULL, &any);
-        any = any || ++rounds == ROUNDS;
+        if (r == 0 && !any && g_hash_table_size(seen) > known && ++rounds == ROUNDS)
+            r = -EAGAIN;
     } while (r == 0 && !any && g_hash_table_size(seen) > known);
     if (r == 0)
         *mapped = any;

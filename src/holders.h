@@ -39,9 +39,8 @@ typedef struct {
  * there is no /proc; @holders is as it was then. */
 int sfs_holders_find(dev_t dev, uint64_t ino, GArray *holders);
 
-/* Whether any process has it mapped, even if it is handed on from parent to child all the while.
- * True, too, where so many processes come and go that this cannot be said. 0 or a negative errno,
- * as above. */
+/* Whether any process has it mapped, even if it is handed on from parent to child all the while. 0
+ * or a negative errno, as above; -EAGAIN: so many processes come and go that it cannot be said. */
 int sfs_holders_mapped(dev_t dev, uint64_t ino, bool *mapped);
 
 /* The command as one word of plain ASCII, whatever the process calls itself: each byte that is not

@@ -379,27 +379,35 @@ sfs_lifetime_check_unused(SfsMount *mount, uint32_t slot)
 
 /* --- waiting --------------------------------------------------------------------------------- */
 
+/* False: it cannot be said just now. */
+static bool
+find_mapping(SfsMount *mount, const SfsTarget *target, bool *mapped)
+{
+    int r = sfs_holders_mapped((dev_t)mount->header->mount_dev,
+                               sfs_node_ino(SFS_CLASS_NODE, target->rec), mapped);
+
+    if (r < 0)
+        g_info("/proc does not say who has what mapped: %s", g_strerror(-r));
+    return r != -EAGAIN;
+}
+
 bool
 sfs_lifetime_is_mapped(SfsMount *mount, const SfsTarget *target)
 {
     bool mapped = false;
-    int r = sfs_holders_mapped((dev_t)mount->header->mount_dev,
-                               sfs_node_ino(SFS_CLASS_NODE, target->rec), &mapped);
 
-    if (r < 0)
-        g_info("/proc does not say who has what mapped: %s", g_strerror(-r));
-    return mapped;
+    return !find_mapping(mount, target, &mapped) || mapped;
 }
 
 /* Looks in /proc whether a section without a handle is mapped; if not, that stays true until it is
- * opened again. */
-static void
+ * opened again. False: it cannot be said just now. */
+static bool
 scan(SfsMount *mount, uint32_t slot)
 {
     SfsTarget target;
     uint32_t generation;
     uint64_t serial;
-    bool wanted;
+    bool wanted, mapped = false;
 
     sfs_node_peek(mount->nodes, slot, SFS_CLASS_NODE, &target);
     sfs_node_lock(mount->nodes, slot);
@@ -407,12 +415,15 @@ scan(SfsMount *mount, uint32_t slot)
     generation = target.rec->generation;
     serial = target.rec->serial;
     sfs_node_unlock(mount->nodes, slot);
-    if (!wanted || sfs_lifetime_is_mapped(mount, &target))
-        return;
+    if (wanted && !find_mapping(mount, &target, &mapped))
+        return false;
+    if (!wanted || mapped)
+        return true;
     sfs_node_lock(mount->nodes, slot);
     if (generation == target.rec->generation && serial == target.rec->serial)
         target.rec->unmapped = generation;
     sfs_node_unlock(mount->nodes, slot);
+    return true;
 }
 
 bool
@@ -439,7 +450,9 @@ scan_and_look(gpointer data, gpointer user_data)
     g_mutex_lock(&mount->lifetimes->lock);
     g_hash_table_remove(mount->lifetimes->to_scan, data);
     g_mutex_unlock(&mount->lifetimes->lock);
-    scan(mount, slot);
+    /* It may be that nobody else has this asked once more, and the section would never end. */
+    while (!scan(mount, slot))
+        g_usleep(PATIENCE_US);
     look(mount, slot, 1);
 }
 

@@ -8,6 +8,7 @@ import os
 import random
 import stat
 import struct
+import subprocess
 import time
 import traceback
 
@@ -623,3 +624,27 @@ def test_many_processes_many_names_and_sudden_deaths(mnt, session):
     assert struct.unpack_from("=Q", counts, 8)[0] == 0
     eventually(lambda: os.listdir(mnt.path) == [], 15)
     mnt.settled(before)
+
+
+@pytest.mark.modes("passthrough")
+def test_file_section_ends_after_a_time_of_very_many_processes(mnt, place):
+    """While they come and go it may be impossible to say who has it mapped: that is asked again, for
+    who has its file open for reasons of his own does not close it, whereupon it would be."""
+    stop, count = f"{place}/stop", 60
+    held = []
+    for n in range(count):
+        write(f"{place}/real{n}", b"data")
+        held.append(os.open(f"{place}/real{n}", os.O_RDONLY))
+        make(mnt / f"x{n}", file=f"{place}/real{n}", lifetime="temporary")
+    for _ in range(4):
+        subprocess.Popen(["sh", "-c", f"again() {{ test -e {stop} || again & }}; again"]).wait()
+    try:
+        for n in range(count):
+            os.close(os.open(mnt / f"x{n}", os.O_RDWR))
+            time.sleep(0.05)
+        time.sleep(3)                   # for all that is looked at by the clock
+    finally:
+        write(stop, b"")
+    eventually(lambda: os.listdir(mnt.path) == [], 20)
+    for fd in held:
+        os.close(fd)
