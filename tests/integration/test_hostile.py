@@ -110,6 +110,26 @@ def test_a_mount_that_anybody_may_make_is_no_place_for_a_file(new_mount, place, 
     util.umount(f"{there}/on", util.MNT_DETACH)        # the section has a file of it
 
 
+@both_modes
+def test_no_overlay_over_this_mount(new_mount, place, mode):
+    """Through one a file of this mount could be a section's, which then waits for itself."""
+    mnt = new_mount(mode)
+    protocol = tuple(int(part) for part in mnt.stats()["protocol"].split("."))
+    if protocol < (7, 40):
+        pytest.skip("this kernel does not know of stacked FUSE file systems")
+    on = f"{place}/on"
+    for path in (mnt / "low", on, f"{place}/low", f"{place}/upper", f"{place}/work"):
+        os.mkdir(path)
+    write(mnt / "low/section", b"x" * PAGE)
+    for layers in (f"lowerdir={mnt.path}/low:{place}/low",
+                   f"lowerdir={mnt.path}/.cow/low:{place}/low",
+                   f"lowerdir={mnt.path}/low,upperdir={place}/upper,workdir={place}/work"):
+        with refused(errno.EINVAL):
+            util.mount("overlay", on, "overlay", 0, layers)
+    util.mount("overlay", on, "overlay", 0, f"lowerdir={place}/low:{place}/upper")
+    util.umount(on)
+
+
 @temporary
 def test_defining_is_no_use(mnt, place):
     real = f"{place}/real"
