@@ -99,32 +99,36 @@ layer_below(SfsMount *mount, const Layer *layer)
     return (Layer){slot, rec, shared_view(mount, slot, rec)};
 }
 
-SfsBacking *
-sfs_section_bytes(SfsMount *mount, const SfsTarget *target)
+/* The one whose bytes it shows: where somebody shares a view of it, that; else the lowest. */
+static Layer
+layer_with_bytes(SfsMount *mount, const SfsTarget *target)
 {
     Layer layer = first_layer(mount, target);
 
     while (layer.shared == NULL && layer.rec->base != SFS_NO_SLOT)
         layer = layer_below(mount, &layer);
+    return layer;
+}
+
+SfsBacking *
+sfs_section_bytes(SfsMount *mount, const SfsTarget *target)
+{
+    Layer layer = layer_with_bytes(mount, target);
+
     return layer.shared != NULL ? layer.shared : sfs_node_backing(mount->nodes, layer.slot);
 }
 
 int
 sfs_section_need_bytes(SfsMount *mount, const SfsTarget *target, SfsBacking **bytes)
 {
-    uint32_t slot = target->slot;
-    const SfsNodeRec *rec = target->rec;
+    Layer layer = layer_with_bytes(mount, target);
     SfsTarget bottom;
     int r;
 
-    *bytes = sfs_section_bytes(mount, target);
+    *bytes = layer.shared;
     if (*bytes != NULL)
         return 0;
-    while (rec->base != SFS_NO_SLOT) {
-        slot = rec->base;
-        rec = sfs_registry_get(mount->registry, SFS_TABLE_NODES, slot);
-    }
-    sfs_node_peek(mount->nodes, slot, SFS_CLASS_NODE, &bottom);
+    sfs_node_peek(mount->nodes, layer.slot, SFS_CLASS_NODE, &bottom);
     r = sfs_section_need_backing(mount, &bottom, bytes);
     return r == -ESTALE ? 0 : r; /* it has no name any more, and stays empty */
 }
