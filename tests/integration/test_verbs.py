@@ -184,24 +184,24 @@ def grow(mnt, base, verb):
     return *fds, longer
 
 
+def grow_and_append(mnt, base, verb):
+    fd, appending, longer = grow(mnt, base, verb)
+    os.write(appending, b"appended")
+    assert os.pread(fd, 2 * len(longer), 0) == longer + b"appended"
+
+
 @every_mode
 @pytest.mark.parametrize("verb", [COMMIT, RESET], ids=["commit", "reset"])
 @pytest.mark.options("cow_copy_max=0")
 def test_what_is_appended_goes_behind_what_has_come(mnt, base, verb):
-    def body():
-        fd, appending, longer = grow(mnt, base, verb)
-        os.write(appending, b"appended")
-        assert os.pread(fd, 2 * len(longer), 0) == longer + b"appended"
-    mnt.run(body)
+    mnt.run(grow_and_append, mnt, base, verb)
 
 
 @every_mode
 def test_what_is_appended_through_the_daemon_goes_behind_what_was_committed(mnt, base):
     def body():
         os.setxattr(mnt / "base", "user.section.limit", b"8M")
-        fd, appending, longer = grow(mnt, base, COMMIT)
-        os.write(appending, b"appended")
-        assert os.pread(fd, 2 * len(longer), 0) == longer + b"appended"
+        grow_and_append(mnt, base, COMMIT)
     mnt.run(body)
 
 

@@ -11,6 +11,8 @@
 
 #include "section-client.h"
 
+#include "fixture.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <glib.h>
@@ -551,12 +553,6 @@ test_stats(Fixture *f, gconstpointer data)
     g_assert_no_errno(g_unlink(path));
 }
 
-static void
-add(const char *name, void (*test)(Fixture *, gconstpointer))
-{
-    g_test_add(name, Fixture, NULL, set_up, test, tear_down);
-}
-
 int
 main(int argc, char **argv)
 {
@@ -564,13 +560,13 @@ main(int argc, char **argv)
     g_test_add_func("/client/parse-size", test_parse_size);
     g_test_add_func("/client/parse-mode", test_parse_mode);
     g_test_add_func("/client/parse-attribute", test_parse_attribute);
-    add("/client/not-sectionfs", test_not_sectionfs);
-    add("/client/create-page", test_create_page);
-    add("/client/create-default-mode", test_create_default_mode);
-    add("/client/create-file", test_create_file);
-    add("/client/create-window-and-base", test_create_window_and_base);
-    add("/client/create-fails", test_create_fails);
-    add("/client/get-set-list", test_get_set_list);
-    add("/client/stats", test_stats);
+    ADD("/client/not-sectionfs", test_not_sectionfs);
+    ADD("/client/create-page", test_create_page);
+    ADD("/client/create-default-mode", test_create_default_mode);
+    ADD("/client/create-file", test_create_file);
+    ADD("/client/create-window-and-base", test_create_window_and_base);
+    ADD("/client/create-fails", test_create_fails);
+    ADD("/client/get-set-list", test_get_set_list);
+    ADD("/client/stats", test_stats);
     return g_test_run();
 }

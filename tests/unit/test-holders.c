@@ -4,6 +4,7 @@
  * one way, and asks. Others of the machine come and go meanwhile, and must not matter.
  */
 #include "holders.h"
+#include "fixture.h"
 #include "util.h"
 
 #include <glib/gstdio.h>
@@ -563,25 +564,23 @@ int
 main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-#define ADD(name, function) g_test_add("/holders/" name, Fixture, NULL, set_up, function, tear_down)
-    ADD("descriptors", test_descriptors);
-    ADD("several-are-one", test_several_are_one);
-    ADD("path-descriptor", test_path_descriptor);
-    ADD("mapping-alone", test_mapping_alone);
-    ADD("private-mapping", test_private_mapping);
-    ADD("same-number-elsewhere", test_same_number_elsewhere);
-    ADD("fork", test_fork);
-    ADD("appends", test_appends);
-    ADD("passed-through-socket", test_passed_through_socket);
-    ADD("hostile-name", test_hostile_name);
-    ADD("longest-name", test_longest_name);
-    ADD("thousands-of-descriptors", test_thousands_of_descriptors);
-    ADD("thread-with-own-table", test_thread_with_own_table);
-    ADD("first-thread-ended", test_first_thread_ended);
-    ADD("other-mount-namespace", test_other_mount_namespace);
-    ADD("processes-that-end", test_processes_that_end);
-    ADD("handed-on", test_handed_on);
-#undef ADD
+    ADD("/holders/descriptors", test_descriptors);
+    ADD("/holders/several-are-one", test_several_are_one);
+    ADD("/holders/path-descriptor", test_path_descriptor);
+    ADD("/holders/mapping-alone", test_mapping_alone);
+    ADD("/holders/private-mapping", test_private_mapping);
+    ADD("/holders/same-number-elsewhere", test_same_number_elsewhere);
+    ADD("/holders/fork", test_fork);
+    ADD("/holders/appends", test_appends);
+    ADD("/holders/passed-through-socket", test_passed_through_socket);
+    ADD("/holders/hostile-name", test_hostile_name);
+    ADD("/holders/longest-name", test_longest_name);
+    ADD("/holders/thousands-of-descriptors", test_thousands_of_descriptors);
+    ADD("/holders/thread-with-own-table", test_thread_with_own_table);
+    ADD("/holders/first-thread-ended", test_first_thread_ended);
+    ADD("/holders/other-mount-namespace", test_other_mount_namespace);
+    ADD("/holders/processes-that-end", test_processes_that_end);
+    ADD("/holders/handed-on", test_handed_on);
     g_test_add_func("/holders/command-text", test_command_text);
     return g_test_run();
 }

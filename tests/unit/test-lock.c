@@ -7,6 +7,7 @@
 #include "lock.h"
 
 #include "backing.h"
+#include "fixture.h"
 #include "keeper-link.h"
 
 #include <sys/file.h>
@@ -301,24 +302,18 @@ test_release(Fixture *f, gconstpointer unused)
     g_assert_cmpuint(sfs_registry_count(f->mount.registry, SFS_TABLE_FDS), ==, 0);
 }
 
-static void
-add(const char *name, void (*test)(Fixture *, gconstpointer))
-{
-    g_test_add(name, Fixture, NULL, set_up, test, tear_down);
-}
-
 int
 main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    add("/lock/one", test_one);
-    add("/lock/two", test_two);
-    add("/lock/first-holds", test_first_holds);
-    add("/lock/second-holds", test_second_holds);
-    add("/lock/both-hold", test_both_hold);
-    add("/lock/granted-after-close", test_granted_after_close);
-    add("/lock/interrupted-after-close", test_interrupted_after_close);
-    add("/lock/no-thread", test_no_thread);
-    add("/lock/release", test_release);
+    ADD("/lock/one", test_one);
+    ADD("/lock/two", test_two);
+    ADD("/lock/first-holds", test_first_holds);
+    ADD("/lock/second-holds", test_second_holds);
+    ADD("/lock/both-hold", test_both_hold);
+    ADD("/lock/granted-after-close", test_granted_after_close);
+    ADD("/lock/interrupted-after-close", test_interrupted_after_close);
+    ADD("/lock/no-thread", test_no_thread);
+    ADD("/lock/release", test_release);
     return g_test_run();
 }

@@ -2,6 +2,7 @@
 /* The checker of the registry: content with one that is right, and with nothing that is not. */
 #include "registry-check.h"
 
+#include "fixture.h"
 #include "node.h"
 
 #include <string.h>
@@ -226,23 +227,17 @@ test_growing(Fixture *f, gconstpointer data)
     finds(f, "");
 }
 
-static void
-add(const char *name, void (*test)(Fixture *, gconstpointer))
-{
-    g_test_add(name, Fixture, NULL, set_up, test, tear_down);
-}
-
 int
 main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    add("/registry-check/right", test_right);
-    add("/registry-check/names", test_names);
-    add("/registry-check/views", test_views);
-    add("/registry-check/handles", test_handles);
-    add("/registry-check/descriptors", test_descriptors);
-    add("/registry-check/texts", test_texts);
-    add("/registry-check/bases", test_bases);
-    add("/registry-check/growing", test_growing);
+    ADD("/registry-check/right", test_right);
+    ADD("/registry-check/names", test_names);
+    ADD("/registry-check/views", test_views);
+    ADD("/registry-check/handles", test_handles);
+    ADD("/registry-check/descriptors", test_descriptors);
+    ADD("/registry-check/texts", test_texts);
+    ADD("/registry-check/bases", test_bases);
+    ADD("/registry-check/growing", test_growing);
     return g_test_run();
 }

@@ -7,6 +7,8 @@
  */
 #include "registry.h"
 
+#include "fixture.h"
+
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -775,32 +777,26 @@ test_not_dumped(Fixture *f, gconstpointer data)
     g_assert_cmpuint(found, ==, 2); /* the keeper's and the worker's */
 }
 
-static void
-add(const char *name, void (*test)(Fixture *, gconstpointer))
-{
-    g_test_add(name, Fixture, NULL, set_up, test, tear_down);
-}
-
 int
 main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    add("/registry/create", test_create);
-    add("/registry/life", test_life);
-    add("/registry/zeroed", test_zeroed);
-    add("/registry/full", test_full);
-    add("/registry/threads", test_threads);
-    add("/registry/numbers", test_numbers);
-    add("/registry/text/lengths", test_text_lengths);
-    add("/registry/text/many", test_text_many);
-    add("/registry/commit", test_commit);
-    add("/registry/death/prepared", test_prepared);
-    add("/registry/death/descriptors", test_descriptors);
-    add("/registry/death/commit-completed", test_commit_completed);
-    add("/registry/death/commit-of-prepared", test_commit_of_prepared);
-    add("/registry/death/killed", test_killed);
-    add("/registry/refused", test_refused);
-    add("/registry/not-taken-over", test_not_taken_over);
-    add("/registry/not-dumped", test_not_dumped);
+    ADD("/registry/create", test_create);
+    ADD("/registry/life", test_life);
+    ADD("/registry/zeroed", test_zeroed);
+    ADD("/registry/full", test_full);
+    ADD("/registry/threads", test_threads);
+    ADD("/registry/numbers", test_numbers);
+    ADD("/registry/text/lengths", test_text_lengths);
+    ADD("/registry/text/many", test_text_many);
+    ADD("/registry/commit", test_commit);
+    ADD("/registry/death/prepared", test_prepared);
+    ADD("/registry/death/descriptors", test_descriptors);
+    ADD("/registry/death/commit-completed", test_commit_completed);
+    ADD("/registry/death/commit-of-prepared", test_commit_of_prepared);
+    ADD("/registry/death/killed", test_killed);
+    ADD("/registry/refused", test_refused);
+    ADD("/registry/not-taken-over", test_not_taken_over);
+    ADD("/registry/not-dumped", test_not_dumped);
     return g_test_run();
 }

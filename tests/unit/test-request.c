@@ -5,6 +5,8 @@
  */
 #include "request.h"
 
+#include "fixture.h"
+
 #include <sys/wait.h>
 
 #define OPCODE 12
@@ -351,27 +353,21 @@ test_full(Fixture *f, gconstpointer data)
     sfs_request_end();
 }
 
-static void
-add(const char *name, void (*test)(Fixture *, gconstpointer))
-{
-    g_test_add(name, Fixture, NULL, set_up, test, tear_down);
-}
-
 int
 main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    add("/request/none", test_none);
-    add("/request/answered", test_answered);
-    add("/request/done", test_done);
-    add("/request/prepared", test_prepared);
-    add("/request/intended", test_intended);
-    add("/request/prune", test_prune);
-    add("/request/put-off", test_put_off);
-    add("/request/many", test_many);
-    add("/request/held", test_held);
-    add("/request/hardly-begun", test_hardly_begun);
-    add("/request/ended", test_ended);
-    add("/request/full", test_full);
+    ADD("/request/none", test_none);
+    ADD("/request/answered", test_answered);
+    ADD("/request/done", test_done);
+    ADD("/request/prepared", test_prepared);
+    ADD("/request/intended", test_intended);
+    ADD("/request/prune", test_prune);
+    ADD("/request/put-off", test_put_off);
+    ADD("/request/many", test_many);
+    ADD("/request/held", test_held);
+    ADD("/request/hardly-begun", test_hardly_begun);
+    ADD("/request/ended", test_ended);
+    ADD("/request/full", test_full);
     return g_test_run();
 }
